@@ -1,4 +1,4 @@
-"""Any container manager must pass these; see skysail_testing.container_managers."""
+"""The contract of container managers; see skysail_testing.container_managers."""
 
 import asyncio
 import hashlib
@@ -20,11 +20,11 @@ from skysail_testing.container_managers import (
     BACKENDS,
     M1,
     Backend,
-    Hand,
     KubernetesBackend,
+    ManagerHarness,
     ask,
     make_wheel,
-    opened,
+    open_harness,
     running_backend,
 )
 
@@ -37,146 +37,146 @@ M2 = ModelVersion("m", "2")
         for name in BACKENDS
     ]
 )
-async def world(
+async def backend_and_server(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> AsyncIterator[tuple[Backend, ArtifactServer]]:
     reason = BACKENDS[request.param].why_not()
     if reason:
         pytest.skip(reason)
-    async with running_backend(request.param, tmp_path / "d") as world:
-        yield world
+    async with running_backend(request.param, tmp_path / "d") as backend_and_server:
+        yield backend_and_server
 
 
 @pytest.fixture
-async def hand(world) -> AsyncIterator[Hand]:
-    async with opened(*world) as hand:
-        yield hand
+async def harness(backend_and_server) -> AsyncIterator[ManagerHarness]:
+    async with open_harness(*backend_and_server) as harness:
+        yield harness
 
 
 def echo(texts):
     return list(texts)
 
 
-async def test_a_version_without_requirements_is_prepared_quickly(hand: Hand):
-    spec = hand.version(echo)
+async def test_prepare_without_requirements_is_quick(harness: ManagerHarness):
+    spec = harness.version(echo)
     begin = monotonic()
     for _ in range(2):
-        await hand.manager.prepare(spec, lambda line: None)
+        await harness.manager.prepare(spec, lambda line: None)
     assert monotonic() - begin < 5
 
 
-async def test_missing_package_is_named_and_leaves_nothing(hand: Hand):
-    spec = hand.version(echo, requirements=["no-such-package-of-skysail==1.0"])
+async def test_missing_package_is_named_and_leaves_nothing(harness: ManagerHarness):
+    spec = harness.version(echo, requirements=["no-such-package-of-skysail==1.0"])
     for _ in range(2):
         lines: list[str] = []
         with pytest.raises(PrepareFailed, match="no-such-package-of-skysail") as caught:
-            await hand.manager.prepare(spec, lines.append)
+            await harness.manager.prepare(spec, lines.append)
         assert "Could not find a version" in caught.value.message
         assert "No matching distribution" in caught.value.log_tail
         assert any("No matching distribution" in line for line in lines)
-    await hand.manager.sweep(lambda: [])
+    await harness.manager.sweep(lambda: [])
 
 
-async def test_a_package_is_installed_once_and_can_be_imported(world, tmp_path: Path):
+async def test_a_package_is_installed_once_and_can_be_imported(backend_and_server, tmp_path: Path):
     def answer(texts):
         import skytestwheel
 
         return [skytestwheel.ANSWER for _ in texts]
 
     wheel = make_wheel(tmp_path, "skytestwheel", "ANSWER = 'from the wheel'\n")
-    async with opened(*world) as hand:
-        spec = hand.version(answer, requirements=[hand.backend.requirement(wheel)])
+    async with open_harness(*backend_and_server) as harness:
+        spec = harness.version(answer, requirements=[harness.backend.requirement(wheel)])
         lines: list[str] = []
-        await hand.manager.prepare(spec, lines.append)
+        await harness.manager.prepare(spec, lines.append)
         assert any("Successfully installed skytestwheel-1.0" in line for line in lines)
         # The installed package no longer needs the wheel.
         wheel.unlink()
-        container = await hand.start_ready(spec)
+        container = await harness.start_ready(spec)
         assert await ask(container, "x") == ["from the wheel"]
         with pytest.raises(importlib.metadata.PackageNotFoundError):
             importlib.metadata.version("skytestwheel")
-        await hand.manager.stop(container.container_id, 5.0)
-    async with opened(*world) as hand:
-        await hand.manager.prepare(spec, lambda line: None)
-        # Another version with equal requirements does not need it either.
-        await hand.manager.prepare(
-            hand.version(echo, M2, [hand.backend.requirement(wheel)]), lambda line: None
+        await harness.manager.stop(container.container_id, 5.0)
+    async with open_harness(*backend_and_server) as harness:
+        await harness.manager.prepare(spec, lambda line: None)
+        # A version with equal requirements does not need it either.
+        await harness.manager.prepare(
+            harness.version(echo, M2, [harness.backend.requirement(wheel)]), lambda line: None
         )
-        await hand.manager.sweep(lambda: [spec])
-        await hand.manager.prepare(spec, lambda line: None)
-        await hand.manager.sweep(lambda: [])
+        await harness.manager.sweep(lambda: [spec])
+        await harness.manager.prepare(spec, lambda line: None)
+        await harness.manager.sweep(lambda: [])
         with pytest.raises(PrepareFailed):
-            await hand.manager.prepare(spec, lambda line: None)
+            await harness.manager.prepare(spec, lambda line: None)
 
 
-async def test_requirements_may_use_the_syntax_of_a_file(hand: Hand, tmp_path: Path):
+async def test_requirements_may_use_the_syntax_of_a_file(harness: ManagerHarness, tmp_path: Path):
     wheel = make_wheel(tmp_path, "skytestwheel", "")
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     lines = [
-        *hand.backend.find_links(tmp_path),
-        "# What was tried and found good.",
+        *harness.backend.find_links(tmp_path),
+        "# Pinned after a test.",
         "skytestwheel==1.0 \\",
         f"    --hash=sha256:{digest}",
     ]
     log: list[str] = []
-    await hand.manager.prepare(hand.version(echo, requirements=lines), log.append)
+    await harness.manager.prepare(harness.version(echo, requirements=lines), log.append)
     assert any("Successfully installed skytestwheel-1.0" in line for line in log)
 
 
-async def test_concurrent_preparations_both_succeed(hand: Hand, tmp_path: Path):
+async def test_concurrent_preparations_both_succeed(harness: ManagerHarness, tmp_path: Path):
     wheel = make_wheel(tmp_path, "skytestwheel", "")
-    spec = hand.version(echo, requirements=[hand.backend.requirement(wheel)])
-    await asyncio.gather(*(hand.manager.prepare(spec, lambda line: None) for _ in range(2)))
+    spec = harness.version(echo, requirements=[harness.backend.requirement(wheel)])
+    await asyncio.gather(*(harness.manager.prepare(spec, lambda line: None) for _ in range(2)))
 
 
-async def test_cancelled_preparation_can_be_retried(hand: Hand, tmp_path: Path):
+async def test_cancelled_preparation_can_be_retried(harness: ManagerHarness, tmp_path: Path):
     wheel = make_wheel(tmp_path, "skytestwheel", "")
-    spec = hand.version(echo, requirements=[hand.backend.requirement(wheel)])
+    spec = harness.version(echo, requirements=[harness.backend.requirement(wheel)])
     begun = asyncio.Event()
-    work = asyncio.create_task(hand.manager.prepare(spec, lambda line: begun.set()))
+    work = asyncio.create_task(harness.manager.prepare(spec, lambda line: begun.set()))
     await asyncio.wait_for(begun.wait(), 30)
     work.cancel()
     await asyncio.gather(work, return_exceptions=True)
-    await hand.manager.prepare(spec, lambda line: None)
+    await harness.manager.prepare(spec, lambda line: None)
 
 
-async def test_life_cycle_of_a_container(hand: Hand):
-    started = await hand.start(hand.version(echo), index=3)
+async def test_life_cycle_of_a_container(harness: ManagerHarness):
+    started = await harness.start(harness.version(echo), index=3)
     assert started.state is ReplicaState.STARTING
     assert started.replica_id == ReplicaId(M1, 3)
-    (listed,) = await hand.live()
+    (listed,) = await harness.live()
     assert listed.container_id == started.container_id
 
-    ready = await hand.reported(started, ReplicaState.READY)
+    ready = await harness.reported(started, ReplicaState.READY)
     assert ready.endpoint
     assert ready.started_at is not None
-    (listed,) = await hand.live()
+    (listed,) = await harness.live()
     assert listed == ready
     assert dict(listed.labels).items() >= {
-        "cluster": hand.backend.cluster_name, "model": "m", "version": "1", "replica": "3",
+        "cluster": harness.backend.cluster_name, "model": "m", "version": "1", "replica": "3",
     }.items()  # fmt: skip
     assert await ask(ready, "a", "ä") == ["a", "ä"]
-    assert any("replica is ready" in line for line in await hand.log(ready))
+    assert any("replica is ready" in line for line in await harness.log(ready))
 
-    await hand.manager.stop(ready.container_id, 10.0)
-    stopped = await hand.ended(ready)
+    await harness.manager.stop(ready.container_id, 10.0)
+    stopped = await harness.ended(ready)
     assert stopped.state is ReplicaState.STOPPED
-    assert hand.states(ready)[-2:] == [ReplicaState.DRAINING, ReplicaState.STOPPED]
-    assert await hand.live() == []
+    assert harness.states(ready)[-2:] == [ReplicaState.DRAINING, ReplicaState.STOPPED]
+    assert await harness.live() == []
     # A stop of a missing container does nothing.
-    await hand.manager.stop(ready.container_id, 10.0)
-    await hand.manager.stop("never-was", 10.0)
+    await harness.manager.stop(ready.container_id, 10.0)
+    await harness.manager.stop("never-was", 10.0)
 
 
-async def test_container_stopped_while_loading_ends_at_once(hand: Hand):
-    started = await hand.start(hand.version(echo))
+async def test_container_stopped_while_loading_ends_at_once(harness: ManagerHarness):
+    started = await harness.start(harness.version(echo))
     begin = monotonic()
-    await hand.manager.stop(started.container_id, 30.0)
+    await harness.manager.stop(started.container_id, 30.0)
     assert monotonic() - begin < 10
-    assert (await hand.ended(started)).state is ReplicaState.STOPPED
+    assert (await harness.ended(started)).state is ReplicaState.STOPPED
 
 
-async def test_model_with_its_own_signal_handlers_keeps_running(hand: Hand):
+async def test_model_with_its_own_signal_handlers_keeps_running(harness: ManagerHarness):
     def alarmed(texts):
         import signal
         import subprocess
@@ -194,15 +194,15 @@ async def test_model_with_its_own_signal_handlers_keeps_running(hand: Hand):
             time.sleep(0.001)
         return [str(len(seen) > 1) for _ in texts]
 
-    container = await hand.start_ready(hand.version(alarmed))
+    container = await harness.start_ready(harness.version(alarmed))
     for _ in range(20):
         assert await ask(container, "x") == ["True"]
-    assert hand.states(container)[-1] is ReplicaState.READY
-    await hand.manager.stop(container.container_id, 10.0)
-    assert (await hand.ended(container)).state is ReplicaState.STOPPED
+    assert harness.states(container)[-1] is ReplicaState.READY
+    await harness.manager.stop(container.container_id, 10.0)
+    assert (await harness.ended(container)).state is ReplicaState.STOPPED
 
 
-async def test_stop_lets_a_query_and_its_child_processes_finish(hand: Hand):
+async def test_stop_lets_a_query_and_its_child_processes_finish(harness: ManagerHarness):
     def through_a_helper(texts):
         import subprocess
         import sys
@@ -217,34 +217,34 @@ async def test_stop_lets_a_query_and_its_child_processes_finish(hand: Hand):
         output, _ = helper.communicate("".join(texts).encode())
         return [output.decode()]
 
-    container = await hand.start_ready(hand.version(through_a_helper))
+    container = await harness.start_ready(harness.version(through_a_helper))
     asking = asyncio.create_task(ask(container, "abc"))
-    async with aclosing(hand.manager.logs(container.container_id, 100, follow=True)) as lines:
+    async with aclosing(harness.manager.logs(container.container_id, 100, follow=True)) as lines:
         async for line in lines:
             if "at work" in line:
                 break
-    await hand.manager.stop(container.container_id, 20.0)
+    await harness.manager.stop(container.container_id, 20.0)
     assert await asking == ["cba"]
-    assert (await hand.ended(container)).state is ReplicaState.STOPPED
+    assert (await harness.ended(container)).state is ReplicaState.STOPPED
 
 
-async def test_container_that_does_not_drain_in_time_is_killed(hand: Hand):
+async def test_container_that_does_not_drain_in_time_is_killed(harness: ManagerHarness):
     def never_ends(texts):
         import time
 
         print("at work", flush=True)
         time.sleep(600)
 
-    container = await hand.start_ready(hand.version(never_ends))
+    container = await harness.start_ready(harness.version(never_ends))
     asking = asyncio.create_task(ask(container, "abc"))
-    async with aclosing(hand.manager.logs(container.container_id, 100, follow=True)) as lines:
+    async with aclosing(harness.manager.logs(container.container_id, 100, follow=True)) as lines:
         async for line in lines:
             if "at work" in line:
                 break
     begin = monotonic()
-    await hand.manager.stop(container.container_id, 0.5)
+    await harness.manager.stop(container.container_id, 0.5)
     assert 0.5 <= monotonic() - begin < 10
-    assert (await hand.ended(container)).state is ReplicaState.STOPPED
+    assert (await harness.ended(container)).state is ReplicaState.STOPPED
     await asyncio.gather(asking, return_exceptions=True)
 
 
@@ -258,20 +258,20 @@ class CannotBeLoaded:
         return eval, (f"({thread}.start(), {{}}['the weights'])",)
 
 
-async def test_load_failure_is_permanent_with_its_traceback(hand: Hand):
-    container = await hand.start(hand.version(CannotBeLoaded()))
-    failed = await hand.ended(container)
+async def test_load_failure_is_permanent_with_its_traceback(harness: ManagerHarness):
+    container = await harness.start(harness.version(CannotBeLoaded()))
+    failed = await harness.ended(container)
     assert failed.state is ReplicaState.FAILED
     assert failed.is_permanent, (failed.reason, failed.log_tail)
     assert failed.reason.startswith("loading the function failed: KeyError: 'the weights'")
     assert "loading the function failed: KeyError: 'the weights'" in failed.log_tail
     assert "Traceback (most recent call last)" in failed.log_tail
-    assert ReplicaState.READY not in hand.states(container)
-    assert await hand.live() == []
-    assert any("the weights" in line for line in await hand.log(failed))
+    assert ReplicaState.READY not in harness.states(container)
+    assert await harness.live() == []
+    assert any("the weights" in line for line in await harness.log(failed))
 
 
-async def test_warm_up_failure_is_permanent(hand: Hand, tmp_path: Path):
+async def test_warm_up_failure_is_permanent(harness: ManagerHarness, tmp_path: Path):
     def warm_once(x):
         import os
 
@@ -281,53 +281,53 @@ async def test_warm_up_failure_is_permanent(hand: Hand, tmp_path: Path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SKY_TEST_HERE", "1")
-        spec = hand.version(warm_once, example=[[1.0]])
+        spec = harness.version(warm_once, example=[[1.0]])
     # The replica starts with its package.
     failed, _ = await asyncio.gather(
-        hand.start(spec), hand.start_ready(spec, 1, environment={"SKY_TEST_HERE": "1"})
+        harness.start(spec), harness.start_ready(spec, 1, environment={"SKY_TEST_HERE": "1"})
     )
-    failed = await hand.ended(failed)
+    failed = await harness.ended(failed)
     assert failed.is_permanent
     assert "the function failed on the warm-up query: RuntimeError: no GPU" in failed.log_tail
 
 
-async def test_foreign_token_fails_but_not_permanently(hand: Hand):
-    if not hand.backend.fetches_artifacts:
+async def test_foreign_token_fails_but_not_permanently(harness: ManagerHarness):
+    if not harness.backend.fetches_artifacts:
         pytest.skip("its containers have their artifact and no use for a token")
-    container = await hand.start(hand.version(echo), token="0" * 64)
-    failed = await hand.ended(container)
+    container = await harness.start(harness.version(echo), token="0" * 64)
+    failed = await harness.ended(container)
     assert failed.state is ReplicaState.FAILED
     assert not failed.is_permanent
     assert "the token does not belong to a replica of 'm:1'" in failed.log_tail
 
 
-async def test_killed_container_fails_with_the_signal(hand: Hand):
-    container = await hand.start_ready(hand.version(echo))
-    await hand.backend.kill(container)
-    failed = await hand.ended(container)
+async def test_killed_container_fails_with_the_signal(harness: ManagerHarness):
+    container = await harness.start_ready(harness.version(echo))
+    await harness.backend.kill(container)
+    failed = await harness.ended(container)
     assert failed.state is ReplicaState.FAILED
     assert not failed.is_permanent
     assert "SIGKILL" in failed.reason
     assert "replica is ready" in failed.log_tail
-    assert await hand.live() == []
+    assert await harness.live() == []
 
 
-async def test_exited_container_fails_with_its_status(hand: Hand):
+async def test_exited_container_fails_with_its_status(harness: ManagerHarness):
     def leaves(texts):
         import os
 
         os._exit(7)
 
-    container = await hand.start_ready(hand.version(leaves))
+    container = await harness.start_ready(harness.version(leaves))
     asking = asyncio.create_task(ask(container, "x"))
-    failed = await hand.ended(container)
+    failed = await harness.ended(container)
     assert failed.state is ReplicaState.FAILED
     assert "7" in failed.reason
     assert not failed.is_permanent
     await asyncio.gather(asking, return_exceptions=True)
 
 
-async def test_logs_have_a_tail_and_can_be_followed(hand: Hand):
+async def test_logs_have_a_tail_and_can_be_followed(harness: ManagerHarness):
     def talks(texts):
         import sys
 
@@ -338,13 +338,13 @@ async def test_logs_have_a_tail_and_can_be_followed(hand: Hand):
             sys.stderr.flush()
         return texts
 
-    container = await hand.start_ready(hand.version(talks))
+    container = await harness.start_ready(harness.version(talks))
     await ask(container, "one", "two", "three")
-    assert (await hand.log(container, 2)) == ["said two", "said three"]
+    assert (await harness.log(container, 2)) == ["said two", "said three"]
     followed: list[str] = []
 
     async def follow() -> None:
-        async for line in hand.manager.logs(container.container_id, 1, follow=True):
+        async for line in harness.manager.logs(container.container_id, 1, follow=True):
             followed.append(line)
             heard.set()
 
@@ -352,30 +352,30 @@ async def test_logs_have_a_tail_and_can_be_followed(hand: Hand):
     following = asyncio.create_task(follow())
     await asyncio.wait_for(heard.wait(), 10)
     await ask(container, "four", "bye")
-    await hand.backend.kill(container)
+    await harness.backend.kill(container)
     await asyncio.wait_for(following, 20)
     assert followed == ["said three", "said four", "said bye", "no line feed at the end"]
 
 
-async def test_unknown_container_has_no_log(hand: Hand):
+async def test_unknown_container_has_no_log(harness: ManagerHarness):
     for container_id in ("never-was", "", "..", "../../etc"):
         with pytest.raises(ReplicaNotFound):
-            await anext(hand.manager.logs(container_id, 10, follow=True))
+            await anext(harness.manager.logs(container_id, 10, follow=True))
 
 
-async def test_next_manager_adopts_containers_without_a_gap(world):
+async def test_next_manager_adopts_containers_without_a_gap(backend_and_server):
     def who(texts):
         import os
 
         return [str(os.getpid()) for _ in texts]
 
-    async with opened(*world) as first:
+    async with open_harness(*backend_and_server) as first:
         spec = first.version(who)
         kept, killed = await asyncio.gather(
             first.start_ready(spec, index=0), first.start_ready(spec, index=1)
         )
         pids = await ask(kept, "?"), await ask(killed, "?")
-    async with opened(*world) as second:
+    async with open_harness(*backend_and_server) as second:
         found = {box.container_id: box for box in await second.live()}
         assert set(found) == {kept.container_id, killed.container_id}
         for before in (kept, killed):
@@ -397,10 +397,10 @@ async def test_next_manager_adopts_containers_without_a_gap(world):
         assert ReplicaState.STARTING not in second.states(kept)
 
 
-async def test_starting_container_is_adopted_and_becomes_ready(world):
-    async with opened(*world) as first:
+async def test_starting_container_is_adopted_and_becomes_ready(backend_and_server):
+    async with open_harness(*backend_and_server) as first:
         started = await first.start(first.version(echo))
-    async with opened(*world) as second:
+    async with open_harness(*backend_and_server) as second:
         (found,) = await second.live()
         assert found.container_id == started.container_id
         if found.state is not ReplicaState.READY:
@@ -408,57 +408,61 @@ async def test_starting_container_is_adopted_and_becomes_ready(world):
         assert await ask(found, "x") == ["x"]
 
 
-async def test_container_that_ended_unwatched_is_not_live(world):
-    async with opened(*world) as first:
+async def test_container_that_ended_unwatched_is_not_live(backend_and_server):
+    async with open_harness(*backend_and_server) as first:
         container = await first.start_ready(first.version(echo))
-    await world[0].kill(container)
-    await world[0].clean_up()
-    async with opened(*world) as second:
-        # The kubelet of its node may not have seen it yet.
-        if isinstance(world[0], KubernetesBackend) and await second.live():
+    await backend_and_server[0].kill(container)
+    await backend_and_server[0].clean_up()
+    async with open_harness(*backend_and_server) as second:
+        # The kubelet may notice the end later.
+        if isinstance(backend_and_server[0], KubernetesBackend) and await second.live():
             await second.ended(container)
         assert await second.live() == []
         await second.start_ready(second.version(echo))
 
 
-async def until_listed(hand: Hand, *names: str) -> None:
-    """Ask until exactly these containers live; a kubelet needs a while to see an end."""
+async def until_listed(harness: ManagerHarness, *names: str) -> None:
+    """Wait until exactly these containers live; a kubelet notices an end after a while."""
     end = monotonic() + 30
-    while {box.container_id for box in await hand.live()} != set(names):
+    while {box.container_id for box in await harness.live()} != set(names):
         assert monotonic() < end
         await asyncio.sleep(0.2)
 
 
-async def test_list_finds_a_missed_end(hand: Hand):
-    spec = hand.version(echo)
-    lost, other = await asyncio.gather(hand.start_ready(spec), hand.start_ready(spec, index=1))
-    hand.backend.lose_events(hand.manager)
-    await hand.backend.kill(lost)
-    await until_listed(hand, other.container_id)
+async def test_list_finds_a_missed_end(harness: ManagerHarness):
+    spec = harness.version(echo)
+    lost, other = await asyncio.gather(
+        harness.start_ready(spec), harness.start_ready(spec, index=1)
+    )
+    harness.backend.lose_events(harness.manager)
+    await harness.backend.kill(lost)
+    await until_listed(harness, other.container_id)
     # The manager reports the end as after an event.
-    failed = await hand.ended(lost)
+    failed = await harness.ended(lost)
     assert failed.state is ReplicaState.FAILED
     assert "SIGKILL" in failed.reason
     assert "replica is ready" in failed.log_tail
     assert await ask(other, "x") == ["x"]
-    await hand.manager.stop(lost.container_id, 10.0)
-    assert hand.states(lost).count(ReplicaState.FAILED) == 1
+    await harness.manager.stop(lost.container_id, 10.0)
+    assert harness.states(lost).count(ReplicaState.FAILED) == 1
 
 
-async def test_list_finds_a_lost_container(hand: Hand):
-    container = await hand.start_ready(hand.version(echo))
-    known = vars(hand.manager)["_replicas"]
+async def test_list_finds_a_lost_container(harness: ManagerHarness):
+    container = await harness.start_ready(harness.version(echo))
+    known = vars(harness.manager)["_replicas"]
     del known[container.container_id]
-    await until_listed(hand, container.container_id)
-    await hand.backend.kill(container)
-    assert (await hand.ended(container)).state is ReplicaState.FAILED
-    assert await hand.live() == []
+    await until_listed(harness, container.container_id)
+    await harness.backend.kill(container)
+    assert (await harness.ended(container)).state is ReplicaState.FAILED
+    assert await harness.live() == []
 
 
-async def test_watch_survives_an_error_about_one_container(hand: Hand, monkeypatch):
-    spec = hand.version(echo)
-    strange, other = await asyncio.gather(hand.start_ready(spec), hand.start_ready(spec, index=1))
-    changes = vars(hand.manager)["_changes"]
+async def test_watch_survives_an_error_about_one_container(harness: ManagerHarness, monkeypatch):
+    spec = harness.version(echo)
+    strange, other = await asyncio.gather(
+        harness.start_ready(spec), harness.start_ready(spec, index=1)
+    )
+    changes = vars(harness.manager)["_changes"]
     publish = changes.publish
     is_tried = asyncio.Event()
 
@@ -469,53 +473,53 @@ async def test_watch_survives_an_error_about_one_container(hand: Hand, monkeypat
         publish(container)
 
     monkeypatch.setattr(changes, "publish", published)
-    await hand.backend.kill(strange)
+    await harness.backend.kill(strange)
     await asyncio.wait_for(is_tried.wait(), 30)
-    await hand.backend.kill(other)
-    assert (await hand.ended(other)).state is ReplicaState.FAILED
-    await until_listed(hand)
+    await harness.backend.kill(other)
+    assert (await harness.ended(other)).state is ReplicaState.FAILED
+    await until_listed(harness)
     # The manager starts and reports other containers as before.
-    assert (await hand.start_ready(spec, index=2)).replica_id.index == 2
+    assert (await harness.start_ready(spec, index=2)).replica_id.index == 2
 
 
-async def test_sweep_removes_unneeded_and_keeps_needed_objects(hand: Hand):
-    kept, gone = hand.version(CannotBeLoaded()), hand.version(CannotBeLoaded(), M2)
+async def test_sweep_removes_unneeded_and_keeps_needed_objects(harness: ManagerHarness):
+    kept, gone = harness.version(CannotBeLoaded()), harness.version(CannotBeLoaded(), M2)
     first, other, alien, live = await asyncio.gather(
-        hand.start(kept),
-        hand.start(kept, index=1),
-        hand.start(gone),
-        hand.start(hand.version(echo, ModelVersion("m", "3"))),
+        harness.start(kept),
+        harness.start(kept, index=1),
+        harness.start(gone),
+        harness.start(harness.version(echo, ModelVersion("m", "3"))),
     )
-    await asyncio.gather(*(hand.ended(each) for each in (first, other, alien)))
-    second = await hand.ended(await hand.start(kept))
-    live = await hand.reported(live, ReplicaState.READY)
-    await hand.manager.sweep(lambda: [kept])
-    # The last failure of each replica can still be read.
+    await asyncio.gather(*(harness.ended(each) for each in (first, other, alien)))
+    second = await harness.ended(await harness.start(kept))
+    live = await harness.reported(live, ReplicaState.READY)
+    await harness.manager.sweep(lambda: [kept])
+    # The log of the last failure of each replica is kept.
     for container in (second, other):
-        assert any("the weights" in line for line in await hand.log(container))
+        assert any("the weights" in line for line in await harness.log(container))
     for container in (first, alien):
         with pytest.raises(ReplicaNotFound):
-            await hand.log(container)
+            await harness.log(container)
     assert await ask(live, "x") == ["x"]
-    await hand.manager.sweep(lambda: [])
+    await harness.manager.sweep(lambda: [])
     with pytest.raises(ReplicaNotFound):
-        await hand.log(second)
-    assert [box.container_id for box in await hand.live()] == [live.container_id]
+        await harness.log(second)
+    assert [box.container_id for box in await harness.live()] == [live.container_id]
     assert await ask(live, "x") == ["x"]
 
 
-async def test_environment_and_threads_reach_the_replica(hand: Hand):
+async def test_environment_and_threads_reach_the_replica(harness: ManagerHarness):
     def environment(texts):
         import json
         import os
 
         return [json.dumps(dict(os.environ))]
 
-    spec = hand.version(environment)
+    spec = harness.version(environment)
     given = {"PLAIN": "b", "SPACES": " a  b ", "QUOTES": "'\"$HOME`", "UNICODE": "ä\n", "EMPTY": ""}
     container, own = await asyncio.gather(
-        hand.start_ready(spec, environment=given, num_threads=3),
-        hand.start_ready(spec, index=1, environment={"OMP_NUM_THREADS": "5"}),
+        harness.start_ready(spec, environment=given, num_threads=3),
+        harness.start_ready(spec, index=1, environment={"OMP_NUM_THREADS": "5"}),
     )
     (text,) = await ask(container, "?")
     seen = json.loads(text)
@@ -527,12 +531,12 @@ async def test_environment_and_threads_reach_the_replica(hand: Hand):
 
 
 async def test_query_beyond_the_memory_limit_fails_and_the_replica_survives(
-    hand: Hand,
+    harness: ManagerHarness,
 ):
     def allocates(texts):
         return [str(len(bytearray(int(text) * 1024 * 1024))) for text in texts]
 
-    container = await hand.start_ready(hand.version(allocates), memory_mib=1024)
+    container = await harness.start_ready(harness.version(allocates), memory_mib=1024)
     small, large, again = await ask(container, "1", "4000", "2")
     assert (small, again) == (str(1024**2), str(2 * 1024**2))
     assert large.message.startswith("MemoryError")

@@ -1,4 +1,4 @@
-"""What only the container manager for Docker promises."""
+"""Guarantees of the Docker container manager alone."""
 
 import asyncio
 import json
@@ -23,11 +23,11 @@ from skysail_management.settings import ManagementSettings
 from skysail_testing.artifact_server import ArtifactServer
 from skysail_testing.container_managers import (
     DockerBackend,
-    Hand,
+    ManagerHarness,
     ask,
     docker_gateways,
     make_wheel,
-    opened,
+    open_harness,
     run_docker,
     running_backend,
     why_no_docker,
@@ -51,16 +51,16 @@ def _docker() -> None:
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[tuple[DockerBackend, ArtifactServer]]:
+async def backend_and_server(tmp_path: Path) -> AsyncIterator[tuple[DockerBackend, ArtifactServer]]:
     async with running_backend("docker", tmp_path / "d") as (backend, server):
         assert isinstance(backend, DockerBackend)
         yield backend, server
 
 
 @pytest.fixture
-async def hand(world) -> AsyncIterator[Hand]:
-    async with opened(*world) as hand:
-        yield hand
+async def harness(backend_and_server) -> AsyncIterator[ManagerHarness]:
+    async with open_harness(*backend_and_server) as harness:
+        yield harness
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +80,12 @@ def other_content(texts):
     return [text.upper() for text in texts]
 
 
-def images_of(hand: Hand) -> list[str]:
-    label = f"label=ai.skysail.data-dir={hand.backend.directory.resolve()}"
+def images_of(harness: ManagerHarness) -> list[str]:
+    label = f"label=ai.skysail.data-dir={harness.backend.directory.resolve()}"
     return run_docker("images", "--quiet", "--filter", label).split()
 
 
-async def test_model_writes_only_scratch_and_has_no_rights(world):
+async def test_model_writes_only_scratch_and_has_no_rights(backend_and_server):
     def tries(texts):
         import json
         import os
@@ -120,10 +120,10 @@ async def test_model_writes_only_scratch_and_has_no_rights(world):
         found["user"] = os.getuid()
         return [json.dumps(found)]
 
-    backend, server = world
+    backend, server = backend_and_server
     backend.values = {"docker_scratch_mib": 32}
-    async with opened(backend, server) as hand:
-        (text,) = await ask(await hand.start_ready(hand.version(tries)), "?")
+    async with open_harness(backend, server) as harness:
+        (text,) = await ask(await harness.start_ready(harness.version(tries)), "?")
     found = json.loads(text)
     full, refused = "No space left on device", {"Read-only file system", "Permission denied"}
     assert (found.pop("/tmp"), found.pop("/work")) == (full, full)
@@ -133,7 +133,7 @@ async def test_model_writes_only_scratch_and_has_no_rights(world):
     assert set(found.values()) <= refused, found
 
 
-async def test_a_model_sees_nothing_of_the_machine(hand: Hand, tmp_path: Path):
+async def test_a_model_cannot_see_the_host(harness: ManagerHarness, tmp_path: Path):
     def looks(texts):
         import json
         import os
@@ -144,12 +144,12 @@ async def test_a_model_sees_nothing_of_the_machine(hand: Hand, tmp_path: Path):
         return [json.dumps(found), *texts[1:]]
 
     (tmp_path / "secret").write_text("hush")
-    container = await hand.start_ready(hand.version(looks))
+    container = await harness.start_ready(harness.version(looks))
     secret = str(tmp_path / "secret")
-    text, *_ = await ask(container, secret, "/var/run/docker.sock", str(hand.backend.directory))
+    text, *_ = await ask(container, secret, "/var/run/docker.sock", str(harness.backend.directory))
     found = json.loads(text)
     assert found.pop("environment").count("TOKEN") == 0
-    # The process that reaps, the model server, and no other.
+    # The two processes are the reaper and the model server.
     assert len(found.pop("processes")) == 2
     assert set(found.values()) == {False}
     # Other users of this machine cannot reach its socket.
@@ -157,7 +157,7 @@ async def test_a_model_sees_nothing_of_the_machine(hand: Hand, tmp_path: Path):
     assert directory.stat().st_mode & 0o777 == 0o700
 
 
-async def test_model_reaches_the_internet_only_if_allowed(world):
+async def test_model_reaches_the_internet_only_if_allowed(backend_and_server):
     def dials(texts):
         import socket
 
@@ -171,22 +171,22 @@ async def test_model_reaches_the_internet_only_if_allowed(world):
                 answers.append(type(error).__name__)
         return answers
 
-    backend, server = world
+    backend, server = backend_and_server
     (gateway,) = docker_gateways("bridge")
     with socket.create_server((gateway, 0)) as listening:
         here = f"{gateway}:{listening.getsockname()[1]}"
-        async with opened(backend, server) as hand:
-            spec = hand.version(dials)
-            alone = await hand.start_ready(spec)
+        async with open_harness(backend, server) as harness:
+            spec = harness.version(dials)
+            alone = await harness.start_ready(spec)
             assert await ask(alone, here, "1.1.1.1:53", "127.0.0.1:22") == [
                 "OSError", "OSError", "ConnectionRefusedError",
             ]  # fmt: skip
         backend.values = {"docker_internet": True}
-        async with opened(backend, server) as hand:
-            assert await ask(await hand.start_ready(spec, 1), here) == ["reached"]
+        async with open_harness(backend, server) as harness:
+            assert await ask(await harness.start_ready(spec, 1), here) == ["reached"]
 
 
-async def test_fork_bomb_is_bounded_and_the_replica_survives(world):
+async def test_fork_bomb_is_bounded_and_the_replica_survives(backend_and_server):
     def forks(texts):
         import os
         import signal
@@ -207,110 +207,114 @@ async def test_fork_bomb_is_bounded_and_the_replica_survives(world):
             os.waitpid(pid, 0)
         return [str(len(children)) for _ in texts]
 
-    backend, server = world
+    backend, server = backend_and_server
     backend.values = {"docker_max_processes": 64}
-    async with opened(backend, server) as hand:
-        container = await hand.start_ready(hand.version(forks))
+    async with open_harness(backend, server) as harness:
+        container = await harness.start_ready(harness.version(forks))
         for _ in range(2):
             (number,) = await ask(container, "?")
             assert 10 < int(number) < 64
 
 
-async def test_a_replica_has_the_cpus_of_its_deployment(hand: Hand):
+async def test_a_replica_has_the_cpus_of_its_deployment(harness: ManagerHarness):
     def quota(texts):
         from pathlib import Path
 
         files = (Path("/sys/fs/cgroup", each) for each in ("cpu.max", "cpu/cpu.cfs_quota_us"))
         return [next(each.read_text().split()[0] for each in files if each.exists())] * len(texts)
 
-    container = await hand.start_ready(hand.version(quota), cpus=0.5)
+    container = await harness.start_ready(harness.version(quota), cpus=0.5)
     assert await ask(container, "?") == ["50000"]
 
 
-async def test_out_of_memory_reason_names_the_limit(world):
+async def test_out_of_memory_reason_names_the_limit(backend_and_server):
     def hoards(texts):
         return [str(len(b"x" * (int(text) * 1024 * 1024))) for text in texts]
 
-    backend, server = world
+    backend, server = backend_and_server
     backend.values = {"docker_memory_mib": 200}
-    async with opened(backend, server) as hand:
-        container = await hand.start_ready(hand.version(hoards))
+    async with open_harness(backend, server) as harness:
+        container = await harness.start_ready(harness.version(hoards))
         assert await ask(container, "10") == [str(10 * 1024**2)]
         asking = asyncio.create_task(ask(container, "400"))
-        failed = await hand.ended(container)
+        failed = await harness.ended(container)
         assert failed.state is ReplicaState.FAILED
         assert failed.reason == "ran out of memory: its limit is 200 MiB"
         assert not failed.is_permanent
         await asyncio.gather(asking, return_exceptions=True)
 
 
-async def test_model_server_killed_inside_its_container_has_failed(hand: Hand):
+async def test_model_server_killed_inside_its_container_has_failed(harness: ManagerHarness):
     def who(texts):
         import os
 
         return [str(os.getpid()) for _ in texts]
 
-    container = await hand.start_ready(hand.version(who))
+    container = await harness.start_ready(harness.version(who))
     (pid,) = await ask(container, "?")
     await in_container(container.container_id, "python", "-c", f"import os; os.kill({pid}, 9)")
-    failed = await hand.ended(container)
+    failed = await harness.ended(container)
     assert failed.state is ReplicaState.FAILED
     assert "SIGKILL" in failed.reason
 
 
-async def test_removed_container_has_failed(hand: Hand):
-    container = await hand.start_ready(hand.version(echo))
+async def test_removed_container_has_failed(harness: ManagerHarness):
+    container = await harness.start_ready(harness.version(echo))
     await asyncio.to_thread(run_docker, "rm", "--force", container.container_id)
-    assert (await hand.ended(container)).state is ReplicaState.FAILED
-    assert await hand.live() == []
+    assert (await harness.ended(container)).state is ReplicaState.FAILED
+    assert await harness.live() == []
 
 
-async def test_image_is_built_once_and_packages_are_shared(hand: Hand, tmp_path: Path):
+async def test_image_is_built_once_and_packages_are_shared(harness: ManagerHarness, tmp_path: Path):
     wheel = make_wheel(tmp_path, "skytestwheel", "")
-    spec = hand.version(echo, requirements=[str(wheel)])
-    await hand.manager.prepare(spec, lambda line: None)
-    for version in (spec, hand.version(echo, M2, [str(wheel)])):
+    spec = harness.version(echo, requirements=[str(wheel)])
+    await harness.manager.prepare(spec, lambda line: None)
+    for version in (spec, harness.version(echo, M2, [str(wheel)])):
         lines: list[str] = []
         begin = monotonic()
-        await hand.manager.prepare(version, lines.append)
+        await harness.manager.prepare(version, lines.append)
         assert monotonic() - begin < 1
         assert all("ready" in line for line in lines)
-    assert len(set(images_of(hand))) == 2
+    assert len(set(images_of(harness))) == 2
     # Other content needs a new image, not a new installation.
     lines = []
-    await hand.manager.prepare(hand.version(other_content, M2, [str(wheel)]), lines.append)
-    assert len(set(images_of(hand))) == 3
+    await harness.manager.prepare(harness.version(other_content, M2, [str(wheel)]), lines.append)
+    assert len(set(images_of(harness))) == 3
     assert not any("Collecting" in line or "Processing" in line for line in lines)
     # An image that a version needs during the sweep stays.
     answers = iter([[], *[[spec]] * 20])
-    await hand.manager.sweep(lambda: next(answers))
-    assert len(set(images_of(hand))) == 2
-    await hand.manager.sweep(lambda: [])
-    assert images_of(hand) == []
+    await harness.manager.sweep(lambda: next(answers))
+    assert len(set(images_of(harness))) == 2
+    await harness.manager.sweep(lambda: [])
+    assert images_of(harness) == []
 
 
-async def test_failed_package_build_is_reported_with_its_line(hand: Hand, tmp_path: Path):
+async def test_failed_package_build_is_reported_with_its_line(
+    harness: ManagerHarness, tmp_path: Path
+):
     project = tmp_path / "skytestsource-1.0"
     project.mkdir()
     (project / "setup.py").write_text("raise RuntimeError('the compiler is on strike')\n")
     path = shutil.make_archive(str(project), "gztar", tmp_path, project.name)
-    spec = hand.version(echo, requirements=[path])
+    spec = harness.version(echo, requirements=[path])
     lines: list[str] = []
     with pytest.raises(PrepareFailed) as caught:
-        await hand.manager.prepare(spec, lines.append)
+        await harness.manager.prepare(spec, lines.append)
     assert "pip cannot install the requirements" in caught.value.message
     assert "RuntimeError: the compiler is on strike" in caught.value.log_tail
     assert any("RuntimeError: the compiler is on strike" in line for line in lines)
     names = run_docker("ps", "--all", "--format", "{{.Names}}").split()
     # Other clusters may build on the same engine.
-    assert [name for name in names if name.startswith(f"{hand.manager._images._repository}-")] == []
-    assert images_of(hand) == []
+    assert [
+        name for name in names if name.startswith(f"{harness.manager._images._repository}-")
+    ] == []
+    assert images_of(harness) == []
 
 
-async def test_wrong_python_error_names_both_versions(hand: Hand):
-    other = replace(hand.version(echo), python_version="3.7.16")
+async def test_wrong_python_error_names_both_versions(harness: ManagerHarness):
+    other = replace(harness.version(echo), python_version="3.7.16")
     with pytest.raises(PrepareFailed) as caught:
-        await hand.manager.prepare(other, lambda line: None)
+        await harness.manager.prepare(other, lambda line: None)
     here = platform.python_version().rpartition(".")[0]
     assert "was made with Python 3.7.16, and the image skysail-model-server" in caught.value.message
     assert f"has Python {here}: make it with {here}, or name an image" in caught.value.message
@@ -318,7 +322,7 @@ async def test_wrong_python_error_names_both_versions(hand: Hand):
 
 @contextmanager
 def image_of_another_python() -> Iterator[str]:
-    """Tag an image of the model server that says it has another Python."""
+    """Tag an image of the model server whose label names another Python."""
     name = f"skysail-other-python:{secrets.token_hex(4)}"
     container = run_docker("create", IMAGE).strip()
     try:
@@ -332,45 +336,45 @@ def image_of_another_python() -> Iterator[str]:
 
 
 async def test_running_version_keeps_its_image_if_the_base_has_another_python(
-    world,
+    backend_and_server,
 ):
-    backend, server = world
+    backend, server = backend_and_server
     lines: list[str] = []
-    async with opened(backend, server) as hand:
-        version = hand.version(echo)
-        await hand.manager.prepare(version, lines.append)
-        image = hand.manager._images.image(version)
+    async with open_harness(backend, server) as harness:
+        version = harness.version(echo)
+        await harness.manager.prepare(version, lines.append)
+        image = harness.manager._images.image(version)
     with image_of_another_python() as other:
         backend.values = {"docker_image": other}
-        async with opened(backend, server) as hand:
-            await hand.manager.sweep(lambda: [version])
-            await hand.manager.prepare(version, lines.append)
-            assert hand.manager._images.image(version) == image
+        async with open_harness(backend, server) as harness:
+            await harness.manager.sweep(lambda: [version])
+            await harness.manager.prepare(version, lines.append)
+            assert harness.manager._images.image(version) == image
             assert f"m:1 keeps the image {image}: it needs Python" in lines[-1]
             assert lines[-1].endswith(f"and that of {other} is 3.7.16")
-            # Another artifact has no earlier image.
+            # The other artifact has no earlier image.
             new = replace(version, artifact_sha256="00" * 32)
             with pytest.raises(PrepareFailed, match=r"has Python 3\.7: make it with 3\.7"):
-                await hand.manager.prepare(new, lines.append)
-            await hand.manager.sweep(list)
-            assert images_of(hand) == []
+                await harness.manager.prepare(new, lines.append)
+            await harness.manager.sweep(list)
+            assert images_of(harness) == []
 
 
-async def test_missing_base_image_is_named_with_the_fix(world):
-    backend, server = world
+async def test_missing_base_image_is_named_with_the_fix(backend_and_server):
+    backend, server = backend_and_server
     backend.values = {"docker_image": "localhost:1/no-such-image:1"}
-    async with opened(backend, server) as hand:
+    async with open_harness(backend, server) as harness:
         with pytest.raises(PrepareFailed) as caught:
-            await hand.manager.prepare(hand.version(echo), lambda line: None)
+            await harness.manager.prepare(harness.version(echo), lambda line: None)
     assert "localhost:1/no-such-image:1" in caught.value.message
     assert "make images" in caught.value.message
 
 
-async def test_missing_artifact_is_reported(hand: Hand):
-    spec = hand.version(echo)
-    shutil.rmtree(hand.backend.directory / "artifacts")
+async def test_missing_artifact_is_reported(harness: ManagerHarness):
+    spec = harness.version(echo)
+    shutil.rmtree(harness.backend.directory / "artifacts")
     with pytest.raises(PrepareFailed, match="lacks the artifact of m:1"):
-        await hand.manager.prepare(spec, lambda line: None)
+        await harness.manager.prepare(spec, lambda line: None)
 
 
 async def test_unreachable_engine_is_named_with_the_fix(tmp_path: Path):
@@ -382,26 +386,29 @@ async def test_unreachable_engine_is_named_with_the_fix(tmp_path: Path):
     assert "DOCKER_HOST" in caught.value.message
 
 
-async def test_clusters_on_one_engine_are_independent(world, tmp_path: Path):
-    async with running_backend("docker", tmp_path / "other") as other_world:
-        async with opened(*world) as hand, opened(*other_world) as other:
+async def test_clusters_on_one_engine_are_independent(backend_and_server, tmp_path: Path):
+    async with running_backend("docker", tmp_path / "other") as other_backend:
+        async with (
+            open_harness(*backend_and_server) as harness,
+            open_harness(*other_backend) as other,
+        ):
             mine, theirs = await asyncio.gather(
-                hand.start_ready(hand.version(echo)), other.start_ready(other.version(echo))
+                harness.start_ready(harness.version(echo)), other.start_ready(other.version(echo))
             )
-            assert [each.container_id for each in await hand.live()] == [mine.container_id]
-            await hand.manager.stop(theirs.container_id, 0.0)
+            assert [each.container_id for each in await harness.live()] == [mine.container_id]
+            await harness.manager.stop(theirs.container_id, 0.0)
             with pytest.raises(Exception, match="no log of"):
-                await hand.log(theirs)
-            await hand.manager.stop(mine.container_id, 5.0)
-            await hand.manager.sweep(lambda: [])
-            assert images_of(hand) == []
+                await harness.log(theirs)
+            await harness.manager.stop(mine.container_id, 5.0)
+            await harness.manager.sweep(lambda: [])
+            assert images_of(harness) == []
             assert images_of(other) != []
             assert await ask(theirs, "x") == ["x"]
-        async with opened(*other_world) as again:
+        async with open_harness(*other_backend) as again:
             assert [each.container_id for each in await again.live()] == [theirs.container_id]
 
 
-async def test_replica_on_a_network_is_reached_by_its_address(world):
+async def test_replica_on_a_network_is_reached_by_its_address(backend_and_server):
     def dials(texts):
         import socket
 
@@ -411,35 +418,35 @@ async def test_replica_on_a_network_is_reached_by_its_address(world):
             return [type(error).__name__]
         return ["reached"]
 
-    backend, server = world
+    backend, server = backend_and_server
     network = f"skysail-test-{secrets.token_hex(4)}"
     backend.values = {"docker_network": network}
-    async with opened(backend, server) as hand:
-        container = await hand.start_ready(hand.version(dials))
+    async with open_harness(backend, server) as harness:
+        container = await harness.start_ready(harness.version(dials))
         assert container.endpoint.endswith(":8005")
         assert await ask(container, "?") != ["reached"]
-    async with opened(backend, server) as hand:
-        (found,) = await hand.live()
+    async with open_harness(backend, server) as harness:
+        (found,) = await harness.live()
         assert (found.endpoint, found.state) == (container.endpoint, ReplicaState.READY)
-        await hand.manager.stop(found.container_id, 5.0)
+        await harness.manager.stop(found.container_id, 5.0)
     assert network not in run_docker("network", "ls", "--format", "{{.Name}}")
 
 
-async def test_close_leaves_nothing_on_the_engine_or_here(world):
-    backend, server = world
-    async with opened(backend, server) as hand:
-        container = await hand.start_ready(hand.version(echo))
-        await hand.manager.stop(container.container_id, 10.0)
-        await hand.manager.sweep(lambda: [])
-        assert images_of(hand) == []
+async def test_close_leaves_nothing_on_the_engine_or_here(backend_and_server):
+    backend, server = backend_and_server
+    async with open_harness(backend, server) as harness:
+        container = await harness.start_ready(harness.version(echo))
+        await harness.manager.stop(container.container_id, 10.0)
+        await harness.manager.sweep(lambda: [])
+        assert images_of(harness) == []
         name = container.container_id
         assert name not in run_docker("ps", "--all", "--format", "{{.Names}}")
         assert list((backend.directory / "containers").iterdir()) == []
     assert not (backend.directory / "sockets").exists()
 
 
-async def test_health_check_of_the_image_reports_readiness(hand: Hand):
-    container = await hand.start_ready(hand.version(echo))
+async def test_health_check_of_the_image_reports_readiness(harness: ManagerHarness):
+    container = await harness.start_ready(harness.version(echo))
     command = ("python", "-m", "skysail_model_server.health_check")
     await in_container(container.container_id, *command)
     address = "SKYSAIL_MODEL_SERVER_LISTEN_ADDRESS=unix:/tmp/none"
@@ -450,62 +457,66 @@ async def test_health_check_of_the_image_reports_readiness(hand: Hand):
 async def test_containers_lost_with_the_engine_are_reported_after_its_restart(
     engine: OwnEngine, tmp_path: Path
 ):
-    async with running_backend("docker", tmp_path / "d", docker_host=engine.host) as world:
-        async with opened(*world) as hand:
-            spec = hand.version(echo)
-            container = await hand.start_ready(spec)
+    async with running_backend(
+        "docker", tmp_path / "d", docker_host=engine.host
+    ) as backend_and_server:
+        async with open_harness(*backend_and_server) as harness:
+            spec = harness.version(echo)
+            container = await harness.start_ready(spec)
             await asyncio.to_thread(engine.stop)
             with pytest.raises(ContainerManagerUnavailable):
-                await hand.manager.prepare(spec, lambda line: None)
+                await harness.manager.prepare(spec, lambda line: None)
             await asyncio.to_thread(engine.start)
-            failed = await hand.ended(container)
+            failed = await harness.ended(container)
             assert failed.state is ReplicaState.FAILED
             assert "replica is ready" in failed.log_tail
-            # And all goes on as before.
-            again = await hand.start_ready(spec)
+            # The manager works with the restarted engine.
+            again = await harness.start_ready(spec)
             assert await ask(again, "x") == ["x"]
             await asyncio.to_thread(engine.command, "kill", "--signal", "KILL", again.container_id)
-            assert "SIGKILL" in (await hand.ended(again)).reason
+            assert "SIGKILL" in (await harness.ended(again)).reason
 
 
 async def test_full_disk_is_reported_and_leaves_no_partial_image(engine: OwnEngine, tmp_path: Path):
     ballast = engine.data / "ballast"
-    async with running_backend("docker", tmp_path / "d", docker_host=engine.host) as world:
-        async with opened(*world) as hand:
-            spec = hand.version(echo)
+    async with running_backend(
+        "docker", tmp_path / "d", docker_host=engine.host
+    ) as backend_and_server:
+        async with open_harness(*backend_and_server) as harness:
+            spec = harness.version(echo)
             free = os.statvfs(engine.data)
             with ballast.open("wb") as file:
                 os.posix_fallocate(file.fileno(), 0, (free.f_bavail - 16) * free.f_frsize)
             try:
                 with pytest.raises(PrepareFailed, match="no space left on device"):
-                    await hand.manager.prepare(spec, lambda line: None)
+                    await harness.manager.prepare(spec, lambda line: None)
             finally:
                 ballast.unlink()
-            assert await ask(await hand.start_ready(spec), "x") == ["x"]
+            assert await ask(await harness.start_ready(spec), "x") == ["x"]
 
 
 async def test_images_reach_another_engine_through_a_registry(
-    world, engine: OwnEngine, tmp_path: Path
+    backend_and_server, engine: OwnEngine, tmp_path: Path
 ):
     if shutil.which("docker-registry") is None or shutil.which("htpasswd") is None:
         pytest.skip("docker-registry or htpasswd is not on this machine")
-    backend, server = world
+    backend, server = backend_and_server
     password = secrets.token_hex(8)
     with registry(tmp_path, "skysail", password) as address:
         backend.values = {"docker_registry": address, "docker_registry_user": "skysail"}
-        async with opened(backend, server) as hand:
-            spec = hand.version(echo)
+        async with open_harness(backend, server) as harness:
+            spec = harness.version(echo)
             with pytest.raises(PrepareFailed, match=r"unauthorized|no basic auth") as caught:
-                await hand.manager.prepare(spec, lambda line: None)
+                await harness.manager.prepare(spec, lambda line: None)
             assert address in caught.value.message
         backend.values["docker_registry_password"] = password
-        async with opened(backend, server) as hand:
+        async with open_harness(backend, server) as harness:
             lines: list[str] = []
-            await hand.manager.prepare(spec, lines.append)
+            await harness.manager.prepare(spec, lines.append)
             assert any("Pushed" in line for line in lines)
         values = {**backend.values, "docker_host": engine.host}
-        async with running_backend("docker", tmp_path / "e", **values) as other_world:
-            async with opened(*other_world) as other:
+        async with running_backend("docker", tmp_path / "e", **values) as other_backend:
+            async with open_harness(*other_backend) as other:
                 spec = other.version(echo)
                 shutil.rmtree(other.backend.directory / "artifacts")
                 lines = []

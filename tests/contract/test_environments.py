@@ -1,4 +1,4 @@
-"""Environments, with a script in the place of pip."""
+"""Environments of the local container manager, with a script in place of pip."""
 
 import asyncio
 import sys
@@ -55,7 +55,7 @@ async def test_long_line_of_pip_is_one_line(directory: Path, pip):
     assert seen == ["x" * 200_000]
 
 
-async def test_a_line_without_end_fails_the_preparation_and_ends_pip(directory: Path, pip):
+async def test_an_endless_line_fails_the_preparation_and_ends_pip(directory: Path, pip):
     pip("tr '\\0' x < /dev/zero")
     with pytest.raises(PrepareFailed, match="cannot create the environment"):
         await Environments(directory, PATH).prepare(["six"], lambda line: None)
@@ -140,7 +140,7 @@ async def test_environment_needed_during_a_sweep_is_kept(directory: Path, pip):
         await kept.prepare([requirement], lambda line: None)
 
     def needed() -> list[list[str]]:
-        # While one is removed, a version is registered that needs the other.
+        # A version that needs the second environment is registered during the removal of the first.
         found = [
             each for each in (["six"], ["numpy"]) if (directory / environment_key(each)).exists()
         ]

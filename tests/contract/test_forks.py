@@ -44,7 +44,7 @@ def unix_path() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("is_unix", [True, False])
-def test_a_fork_closes_what_is_at_the_address_and_nothing_else(is_unix, unix_path):
+def test_a_fork_closes_only_the_connections_of_the_replica(is_unix, unix_path):
     with ExitStack() as stack:
         family = socket.AF_UNIX if is_unix else socket.AF_INET
         listening = stack.enter_context(socket.socket(family))
@@ -76,7 +76,7 @@ def test_a_fork_closes_what_is_at_the_address_and_nothing_else(is_unix, unix_pat
     ],
     ids=repr,
 )
-def test_a_fork_ends_as_a_script_would(error, status):
+def test_a_fork_exits_with_the_status_of_a_script(error, status):
     assert status_of_fork(lambda: end_fork(error)) == status
 
 
@@ -95,7 +95,7 @@ def test_a_fork_in_one_call_makes_no_other_call(tmp_path):
     batch = model_server_pb2.Batch(rows=[1, 1], variable_dims=[1, 2], inputs=[bytes(12)])
 
     def answer() -> None:
-        # Handlers of forks stay registered, so that this process is one of its own.
+        # This needs a separate process because fork handlers stay registered.
         execution = Execution(Model(forks, "array", signature), CallWatchdog(NEVER, FakeClock()))
         os.register_at_fork(after_in_child=execution.end_in_fork)
         result = execution.run(batch)
@@ -131,7 +131,7 @@ def test_a_fork_in_the_warm_up_ends_with_its_call(fork_at, fails, tmp_path):
         try:
             warm_up(model, [np.zeros((1, 1), "f4")])
         except ValueError:
-            # That of the example itself is raised, as loading expects.
+            # Loading expects the error of the example itself.
             os._exit(1)
         os._exit(os.getpid() != pid)
 

@@ -1,4 +1,4 @@
-"""The client of Kubernetes against a server that says what a test wants."""
+"""The Kubernetes client against a scripted server."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ FORBIDDEN = (
 
 
 class Server:
-    """Answers each call with the next handler of a script; keeps what was asked."""
+    """A server that answers each call with the next handler of a script and records requests."""
 
     def __init__(self) -> None:
         self.script: list[Handler] = []
@@ -137,7 +137,7 @@ async def seen(api: KubernetesApi, number: int) -> list[WatchEvent]:
     return found
 
 
-async def test_what_is_asked_and_answered(server: Server, api: KubernetesApi):
+async def test_requests_have_the_right_method_path_and_body(server: Server, api: KubernetesApi):
     server.script = [says(pod("p", "1"))] * 6
     await api.get(POD, "p")
     await api.create(pod("p", ""))
@@ -163,7 +163,7 @@ async def test_what_is_asked_and_answered(server: Server, api: KubernetesApi):
     assert server.bodies[3:5] == [{"spec": {"replicas": 2}}, [{"op": "remove", "path": "/spec"}]]
 
 
-async def test_listed_objects_know_what_they_are(server: Server, api: KubernetesApi):
+async def test_listed_objects_have_kind_and_version(server: Server, api: KubernetesApi):
     server.script = [lists("7", {"metadata": {"name": "p"}})]
     assert await api.list(POD, {"a": "b", "c": ""}) == [
         {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}}
@@ -171,7 +171,7 @@ async def test_listed_objects_know_what_they_are(server: Server, api: Kubernetes
     assert server.asked == ["GET /api/v1/namespaces/n/pods?labelSelector=a%3Db,c"]
 
 
-async def test_what_is_gone_need_not_be_deleted(server: Server, api: KubernetesApi):
+async def test_deleting_a_missing_object_succeeds(server: Server, api: KubernetesApi):
     server.script = [says({}), refuses(404, "not found"), refuses(409, "precondition failed")]
     await api.delete(POD, "p", grace_s=0)
     await api.delete(CONFIG_MAP, "c", propagation="Foreground")
@@ -197,7 +197,7 @@ async def test_what_is_gone_need_not_be_deleted(server: Server, api: KubernetesA
         (403, FORBIDDEN, NotAllowed),
     ],
 )
-async def test_a_refusal_is_an_error(
+async def test_each_refusal_raises_its_error(
     server: Server, api: KubernetesApi, status: int, message: str, error: type
 ):
     server.script = [refuses(status, message)] * 2
@@ -207,10 +207,10 @@ async def test_a_refusal_is_an_error(
         await seen(api, 1)
 
 
-async def test_a_watch_lists_and_tells_what_changes(server: Server, api: KubernetesApi):
+async def test_a_watch_lists_and_reports_changes(server: Server, api: KubernetesApi):
     first, second = pod("p", "8"), pod("q", "9")
     content = event("MODIFIED", first) + event("ADDED", second) + event("DELETED", second)
-    # Lines and chunks have nothing to do with each other.
+    # Chunks do not end at line ends.
     chunks = [content[:10], content[10:100], content[100:]]
     server.script = [lists("7", pod("p", "5")), streams(*chunks, stays=True)]
     assert await seen(api, 4) == [
@@ -244,7 +244,7 @@ async def test_a_watch_that_the_server_ends_is_resumed(server: Server, api: Kube
 
 
 @pytest.mark.parametrize("how", ["event", "status"])
-async def test_what_happened_long_ago_is_listed_anew(server: Server, api: KubernetesApi, how: str):
+async def test_an_expired_watch_lists_again(server: Server, api: KubernetesApi, how: str):
     gone = {"kind": "Status", "code": 410, "message": "too old resource version: 7 (90)"}
     server.script = [
         lists("7", pod("p", "5")),
@@ -259,32 +259,32 @@ async def test_what_happened_long_ago_is_listed_anew(server: Server, api: Kubern
     ]
 
 
-async def test_a_watch_that_fails_is_told(server: Server, api: KubernetesApi):
+async def test_an_error_event_fails_the_watch(server: Server, api: KubernetesApi):
     failure = {"kind": "Status", "code": 500, "message": "etcd event received with no PrevKv"}
     server.script = [lists("7"), streams(event("ERROR", failure))]
     with pytest.raises(ContainerManagerUnavailable, match="etcd event received"):
         await seen(api, 2)
 
 
-async def test_a_connection_that_breaks_is_told(server: Server, api: KubernetesApi):
+async def test_a_broken_connection_fails_the_watch(server: Server, api: KubernetesApi):
     server.script = [lists("7"), breaks(event("ADDED", pod("p", "8"))[:-5])]
     with pytest.raises(ContainerManagerUnavailable, match="Kubernetes does not answer at http://"):
         await seen(api, 2)
 
 
-async def test_a_server_that_is_silent_is_noticed(server: Server, api: KubernetesApi, monkeypatch):
+async def test_a_silent_server_times_out(server: Server, api: KubernetesApi, monkeypatch):
     monkeypatch.setattr(kubernetes_connection, "TIMEOUT_S", 0.05)
     monkeypatch.setattr(kubernetes_api, "_WATCH_S", 0)
     monkeypatch.setattr(kubernetes_api, "_WATCH_SLACK_S", 0.05)
     server.script = [never, lists("7"), streams(stays=True)]
-    # What has no words is told by its name.
+    # The error names the class of an exception without a message.
     with pytest.raises(ContainerManagerUnavailable, match=r"answer at http://[0-9.:]+: \w+"):
         await api.get(POD, "p")
     with pytest.raises(ContainerManagerUnavailable, match=r"answer at http://[0-9.:]+: \w+"):
         await seen(api, 2)
 
 
-async def test_what_is_no_kubernetes_is_told(server: Server, api: KubernetesApi):
+async def test_a_server_without_kubernetes_is_named(server: Server, api: KubernetesApi):
     async def page(request: web.Request) -> web.StreamResponse:
         return web.Response(text="<html>It works!</html>")
 
@@ -297,7 +297,7 @@ async def test_what_is_no_kubernetes_is_told(server: Server, api: KubernetesApi)
     )
 
 
-async def test_nobody_listens(server: Server):
+async def test_a_closed_port_is_an_error(server: Server):
     api = KubernetesApi(proxy_addr="127.0.0.1:1", namespace="n")
     with pytest.raises(ContainerManagerUnavailable, match=r"at http://127\.0\.0\.1:1: "):
         await api.get(POD, "p")
@@ -319,7 +319,7 @@ async def test_a_log_comes_line_by_line(server: Server, api: KubernetesApi):
     ]
 
 
-async def test_a_log_that_is_read_no_further_ends(server: Server, api: KubernetesApi):
+async def test_closing_a_log_ends_its_request(server: Server, api: KubernetesApi):
     ended = asyncio.Event()
 
     async def endless(request: web.Request) -> web.StreamResponse:
@@ -373,7 +373,7 @@ def with_token(token: str, answer: Handler, otherwise: Callable[[], None]) -> Ha
     return handler
 
 
-async def test_a_context_says_the_namespace(server: Server, file: Path):
+async def test_the_namespace_comes_from_the_context(server: Server, file: Path):
     for context, given, namespace in (("", "", "team"), ("y", "", "default"), ("x", "n", "n")):
         api = KubernetesApi(str(file), context, namespace=given)
         await api.open()
@@ -382,20 +382,20 @@ async def test_a_context_says_the_namespace(server: Server, file: Path):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"current-context": "x"}'])
-async def test_a_file_that_says_nothing_is_told(tmp_path: Path, content: str):
+async def test_an_invalid_kubeconfig_is_an_error(tmp_path: Path, content: str):
     path = tmp_path / "config"
     path.write_text(content)
     with pytest.raises(FailedPrecondition, match=r"^no Kubernetes configuration found: "):
         await KubernetesApi(str(path)).open()
 
 
-async def test_an_unknown_file_or_context_is_told(file: Path):
+async def test_a_missing_kubeconfig_or_context_is_an_error(file: Path):
     for api in (KubernetesApi("/nowhere"), KubernetesApi(str(file), "z")):
         with pytest.raises(FailedPrecondition, match=r"^no Kubernetes configuration found: "):
             await api.open()
 
 
-async def test_a_token_that_ran_out_is_read_anew_once(server: Server, file: Path):
+async def test_an_expired_token_is_read_again_once(server: Server, file: Path):
     api = KubernetesApi(str(file))
     await api.open()
     handler = with_token(
@@ -414,7 +414,7 @@ async def test_a_token_that_ran_out_is_read_anew_once(server: Server, file: Path
     await api.close()
 
 
-async def test_calls_under_way_outlive_a_token(server: Server, file: Path):
+async def test_calls_in_flight_survive_a_new_token(server: Server, file: Path):
     api = KubernetesApi(str(file))
     await api.open()
     go_on = asyncio.Event()
@@ -436,14 +436,14 @@ async def test_calls_under_way_outlive_a_token(server: Server, file: Path):
     async with aclosing(api.watch(POD, {})) as changes:
         assert await anext(changes) == WatchEvent(())
         assert await anext(changes) == WatchEvent(None, pod("p", "8"))
-        # All of them are refused, and the file is read once.
+        # The server refuses all five calls, and the client reads the file once.
         await asyncio.gather(*(api.get(POD, "p") for _ in range(5)))
         go_on.set()
         assert await anext(changes) == WatchEvent(None, pod("p", "9"))
     await api.close()
 
 
-async def test_a_cluster_that_does_not_answer_is_named(tmp_path: Path):
+async def test_an_unreachable_cluster_is_named(tmp_path: Path):
     settings = ManagementSettings(data_dir=tmp_path, kubernetes_proxy_addr="127.0.0.1:1")
     with pytest.raises(SkysailError, match=r"Kubernetes does not answer at http://127\.0\.0\.1:1"):
         await KubernetesManager(settings).open()

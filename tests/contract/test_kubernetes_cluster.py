@@ -1,4 +1,4 @@
-"""What only replicas on Kubernetes promise; see test_container_managers for what all do."""
+"""Guarantees of the Kubernetes container manager alone; test_container_managers has the contract."""
 
 import asyncio
 import base64
@@ -20,10 +20,10 @@ from skysail_common.states import ReplicaState
 from skysail_management.containers.base import Container, PrepareFailed
 from skysail_testing.artifact_server import ArtifactServer
 from skysail_testing.container_managers import (
-    Hand,
     KubernetesBackend,
+    ManagerHarness,
     ask,
-    opened,
+    open_harness,
     running_backend,
 )
 from skysail_testing.kubernetes_clusters import (
@@ -39,19 +39,21 @@ M2 = ModelVersion("m", "2")
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[tuple[KubernetesBackend, ArtifactServer]]:
-    async with running_backend("kubernetes", tmp_path / "d") as world:
-        yield world
+async def backend_and_server(
+    tmp_path: Path,
+) -> AsyncIterator[tuple[KubernetesBackend, ArtifactServer]]:
+    async with running_backend("kubernetes", tmp_path / "d") as backend_and_server:
+        yield backend_and_server
 
 
 @pytest.fixture
-async def hand(world) -> AsyncIterator[Hand]:
-    async with opened(*world) as hand:
-        yield hand
+async def harness(backend_and_server) -> AsyncIterator[ManagerHarness]:
+    async with open_harness(*backend_and_server) as harness:
+        yield harness
 
 
 @pytest.fixture
-def cluster(world) -> KubernetesCluster:
+def cluster(backend_and_server) -> KubernetesCluster:
     return kubernetes_cluster()
 
 
@@ -59,20 +61,22 @@ def echo(texts):
     return list(texts)
 
 
-async def said(hand: Hand, container: Container, is_it: Callable[[Container], bool]) -> Container:
+async def wait_for_container(
+    harness: ManagerHarness, container: Container, condition: Callable[[Container], bool]
+) -> Container:
     """Return a container when its report satisfies the condition."""
     end = monotonic() + 30
     while monotonic() < end:
-        for box in hand.seen:
-            if box.container_id == container.container_id and is_it(box):
+        for box in harness.seen:
+            if box.container_id == container.container_id and condition(box):
                 return box
-        async with hand._changed:
-            await asyncio.wait_for(hand._changed.wait(), 30)
-    raise AssertionError(f"never reported; last {hand.seen[-1:]}")
+        async with harness._changed:
+            await asyncio.wait_for(harness._changed.wait(), 30)
+    raise AssertionError(f"never reported; last {harness.seen[-1:]}")
 
 
-def deployments(hand: Hand) -> list[dict]:
-    backend = hand.backend
+def deployments(harness: ManagerHarness) -> list[dict]:
+    backend = harness.backend
     assert isinstance(backend, KubernetesBackend)
     return backend.cluster.json(
         "get", "deployments", "--namespace", backend.namespace,
@@ -80,65 +84,67 @@ def deployments(hand: Hand) -> list[dict]:
     )["items"]  # fmt: skip
 
 
-async def test_replicas_of_a_version_are_pods_of_one_deployment(hand: Hand, cluster):
-    spec = hand.version(echo)
-    first, second = await asyncio.gather(hand.start_ready(spec), hand.start_ready(spec, 1))
-    (found,) = await asyncio.to_thread(deployments, hand)
+async def test_replicas_of_a_version_are_pods_of_one_deployment(harness: ManagerHarness, cluster):
+    spec = harness.version(echo)
+    first, second = await asyncio.gather(harness.start_ready(spec), harness.start_ready(spec, 1))
+    (found,) = await asyncio.to_thread(deployments, harness)
     assert found["spec"]["replicas"] == 2
-    pod = cluster.json("get", "pod", first.container_id, "--namespace", hand.backend.namespace)
+    pod = cluster.json("get", "pod", first.container_id, "--namespace", harness.backend.namespace)
     assert pod["metadata"]["ownerReferences"][0]["kind"] == "ReplicaSet"
     assert pod["spec"]["automountServiceAccountToken"] is False
-    # Whichever Kubernetes would choose, the one that is meant ends.
-    await hand.manager.stop(first.container_id, 5.0)
-    assert [box.container_id for box in await hand.live()] == [second.container_id]
-    (found,) = await asyncio.to_thread(deployments, hand)
+    # Kubernetes might choose another pod, but the named one must end.
+    await harness.manager.stop(first.container_id, 5.0)
+    assert [box.container_id for box in await harness.live()] == [second.container_id]
+    (found,) = await asyncio.to_thread(deployments, harness)
     assert found["spec"]["replicas"] == 1
     assert await ask(second, "x") == ["x"]
-    await hand.manager.stop(second.container_id, 5.0)
-    await hand.manager.sweep(lambda: [spec])
-    assert await asyncio.to_thread(deployments, hand) == []
+    await harness.manager.stop(second.container_id, 5.0)
+    await harness.manager.sweep(lambda: [spec])
+    assert await asyncio.to_thread(deployments, harness) == []
 
 
-async def test_missing_image_is_reported_within_seconds(world):
-    backend, server = world
+async def test_missing_image_is_reported_within_seconds(backend_and_server):
+    backend, server = backend_and_server
     backend.values = {"kubernetes_image": "localhost:1/no-such-image:1"}
     begin = time.monotonic()
-    told: dict[str, float] = {}
-    async with opened(backend, server) as hand:
+    shown: dict[str, float] = {}
+    async with open_harness(backend, server) as harness:
         with pytest.raises(PrepareFailed, match="cannot be pulled"):
-            await hand.manager.prepare(
-                hand.version(echo), lambda line: told.setdefault(line, time.monotonic() - begin)
+            await harness.manager.prepare(
+                harness.version(echo), lambda line: shown.setdefault(line, time.monotonic() - begin)
             )
-        assert await hand.live() == []
-    (seconds,) = [at for line, at in told.items() if "connection refused" in line][:1]
-    assert seconds < 10, told
+        assert await harness.live() == []
+    (seconds,) = [at for line, at in shown.items() if "connection refused" in line][:1]
+    assert seconds < 10, shown
 
 
-async def test_unschedulable_replica_is_reported_within_seconds(hand: Hand):
-    started = await hand.start(hand.version(echo), cpus=1000.0)
-    told = await said(hand, started, lambda box: bool(box.reason))
-    assert "no node can hold it" in told.reason
-    assert "Insufficient cpu" in told.reason
-    await hand.manager.stop(started.container_id, 0.0)
+async def test_unschedulable_replica_is_reported_within_seconds(harness: ManagerHarness):
+    started = await harness.start(harness.version(echo), cpus=1000.0)
+    reported = await wait_for_container(harness, started, lambda box: bool(box.reason))
+    assert "no node can hold it" in reported.reason
+    assert "Insufficient cpu" in reported.reason
+    await harness.manager.stop(started.container_id, 0.0)
 
 
-async def test_out_of_memory_reason_names_the_limit(world):
+async def test_out_of_memory_reason_names_the_limit(backend_and_server):
     def hoards(texts):
         return [str(len(b"x" * (int(text) * 1024 * 1024))) for text in texts]
 
-    backend, server = world
+    backend, server = backend_and_server
     backend.values = {"kubernetes_memory_mib": 200}
-    async with opened(backend, server) as hand:
-        container = await hand.start_ready(hand.version(hoards))
+    async with open_harness(backend, server) as harness:
+        container = await harness.start_ready(harness.version(hoards))
         assert await ask(container, "10") == [str(10 * 1024**2)]
         asking = asyncio.create_task(ask(container, "400"))
-        failed = await hand.ended(container)
+        failed = await harness.ended(container)
         assert failed.reason == "ran out of memory: its limit is 200 MiB"
         assert not failed.is_permanent
         await asyncio.gather(asking, return_exceptions=True)
 
 
-async def test_deleted_pod_fails_at_once_and_its_replica_can_restart(hand: Hand, cluster):
+async def test_deleted_pod_fails_at_once_and_its_replica_can_restart(
+    harness: ManagerHarness, cluster
+):
     def slowly(texts):
         import time
 
@@ -146,38 +152,40 @@ async def test_deleted_pod_fails_at_once_and_its_replica_can_restart(hand: Hand,
         time.sleep(2)
         return list(texts)
 
-    spec = hand.version(slowly)
-    container = await hand.start_ready(spec)
+    spec = harness.version(slowly)
+    container = await harness.start_ready(spec)
     asking = asyncio.create_task(ask(container, "x"))
-    async for line in hand.manager.logs(container.container_id, 100, follow=True):
+    async for line in harness.manager.logs(container.container_id, 100, follow=True):
         if "at work" in line:
             break
     begin = monotonic()
     await asyncio.to_thread(
         cluster.kubectl, "delete", "pod", container.container_id, "--wait=false",
-        "--namespace", hand.backend.namespace,
+        "--namespace", harness.backend.namespace,
     )  # fmt: skip
-    failed = await hand.ended(container)
+    failed = await harness.ended(container)
     assert monotonic() - begin < 2
     assert failed.state is ReplicaState.FAILED
     assert failed.reason == "its pod was deleted"
-    again = await hand.start_ready(spec)
+    again = await harness.start_ready(spec)
     assert again.container_id != container.container_id
     # The deleted pod finishes its query.
     assert await asking == ["x"]
-    assert [box.container_id for box in await hand.live()] == [again.container_id]
+    assert [box.container_id for box in await harness.live()] == [again.container_id]
 
 
-async def test_eviction_that_leaves_no_ready_replica_is_rejected(hand: Hand, cluster):
-    spec = hand.version(echo)
-    first, second = await asyncio.gather(hand.start_ready(spec), hand.start_ready(spec, 1))
+async def test_eviction_that_leaves_no_ready_replica_is_rejected(harness: ManagerHarness, cluster):
+    spec = harness.version(echo)
+    first, second = await asyncio.gather(harness.start_ready(spec), harness.start_ready(spec, 1))
 
     def evict(container: Container) -> subprocess.CompletedProcess[str]:
         eviction = {
             "apiVersion": "policy/v1", "kind": "Eviction",
-            "metadata": {"name": container.container_id, "namespace": hand.backend.namespace},
+            "metadata": {"name": container.container_id, "namespace": harness.backend.namespace},
         }  # fmt: skip
-        path = f"/api/v1/namespaces/{hand.backend.namespace}/pods/{container.container_id}/eviction"
+        path = (
+            f"/api/v1/namespaces/{harness.backend.namespace}/pods/{container.container_id}/eviction"
+        )
         command = [
             "kubectl",
             "--kubeconfig",
@@ -193,62 +201,65 @@ async def test_eviction_that_leaves_no_ready_replica_is_rejected(hand: Hand, clu
         )
 
     assert (await asyncio.to_thread(evict, first)).returncode == 0
-    failed = await hand.ended(first)
+    failed = await harness.ended(first)
     assert "its pod is removed" in failed.reason
     refused = await asyncio.to_thread(evict, second)
     assert "disruption budget" in refused.stderr
     assert await ask(second, "x") == ["x"]
     # The eviction succeeds after another replica is ready.
-    await hand.start_ready(spec)
+    await harness.start_ready(spec)
     assert (await asyncio.to_thread(evict, second)).returncode == 0
-    await hand.ended(second)
+    await harness.ended(second)
 
 
-async def test_outside_scale_is_corrected(hand: Hand, cluster):
-    spec = hand.version(echo)
-    container = await hand.start_ready(spec)
-    (found,) = await asyncio.to_thread(deployments, hand)
-    where = (found["metadata"]["name"], "--namespace", hand.backend.namespace)
+async def test_outside_scale_is_corrected(harness: ManagerHarness, cluster):
+    spec = harness.version(echo)
+    container = await harness.start_ready(spec)
+    (found,) = await asyncio.to_thread(deployments, harness)
+    where = (found["metadata"]["name"], "--namespace", harness.backend.namespace)
     await asyncio.to_thread(cluster.kubectl, "scale", "deployment", *where, "--replicas=3")
-    await hand.manager.sweep(lambda: [spec])
-    (found,) = await asyncio.to_thread(deployments, hand)
+    await harness.manager.sweep(lambda: [spec])
+    (found,) = await asyncio.to_thread(deployments, harness)
     assert found["spec"]["replicas"] == 1
     assert await ask(container, "x") == ["x"]
     # A deleted Deployment is created again.
     await asyncio.to_thread(cluster.kubectl, "delete", "deployment", *where, "--wait=false")
-    await hand.ended(container)
-    again = await hand.start_ready(spec)
+    await harness.ended(container)
+    again = await harness.start_ready(spec)
     assert await ask(again, "x") == ["x"]
 
 
-async def test_clusters_in_a_namespace_are_independent(world, tmp_path: Path):
-    async with running_backend("kubernetes", tmp_path / "other") as other_world:
-        async with opened(*world) as hand, opened(*other_world) as other:
+async def test_clusters_in_a_namespace_are_independent(backend_and_server, tmp_path: Path):
+    async with running_backend("kubernetes", tmp_path / "other") as other_backend:
+        async with (
+            open_harness(*backend_and_server) as harness,
+            open_harness(*other_backend) as other,
+        ):
             mine, theirs = await asyncio.gather(
-                hand.start_ready(hand.version(echo)), other.start_ready(other.version(echo))
+                harness.start_ready(harness.version(echo)), other.start_ready(other.version(echo))
             )
-            assert [each.container_id for each in await hand.live()] == [mine.container_id]
-            await hand.manager.stop(theirs.container_id, 0.0)
+            assert [each.container_id for each in await harness.live()] == [mine.container_id]
+            await harness.manager.stop(theirs.container_id, 0.0)
             with pytest.raises(SkysailError, match="no log of"):
-                await hand.log(theirs)
-            await hand.manager.stop(mine.container_id, 5.0)
-            await hand.manager.sweep(lambda: [])
-            assert await asyncio.to_thread(deployments, hand) == []
+                await harness.log(theirs)
+            await harness.manager.stop(mine.container_id, 5.0)
+            await harness.manager.sweep(lambda: [])
+            assert await asyncio.to_thread(deployments, harness) == []
             assert await ask(theirs, "x") == ["x"]
 
 
-async def test_a_cluster_is_reached_through_a_proxy(world, cluster):
-    backend, server = world
+async def test_a_cluster_is_reached_through_a_proxy(backend_and_server, cluster):
+    backend, server = backend_and_server
     command = ["kubectl", "--kubeconfig", str(cluster.config), "proxy", "--port=0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as proxy:
         assert proxy.stdout is not None
         address = proxy.stdout.readline().split()[-1]
         backend.values = {"kubernetes_proxy_addr": address}
         try:
-            async with opened(backend, server) as hand:
-                container = await hand.start_ready(hand.version(echo))
+            async with open_harness(backend, server) as harness:
+                container = await harness.start_ready(harness.version(echo))
                 assert await ask(container, "x") == ["x"]
-                await hand.manager.stop(container.container_id, 1.0)
+                await harness.manager.stop(container.container_id, 1.0)
         finally:
             proxy.terminate()
         backend.values = {}
@@ -268,8 +279,10 @@ def limited_config(cluster: KubernetesCluster, namespace: str, path: Path) -> It
     cluster.kubectl("delete", "serviceaccount", name, "--namespace", namespace)
 
 
-async def test_missing_rule_is_reported_with_verb_and_resource(world, cluster, tmp_path):
-    backend, _ = world
+async def test_missing_rule_is_reported_with_verb_and_resource(
+    backend_and_server, cluster, tmp_path
+):
+    backend, _ = backend_and_server
     path = tmp_path / "limited"
     with limited_config(cluster, backend.namespace, path) as binding:
         backend.values = {"kubeconfig": str(path), "kubernetes_namespace": ""}
@@ -287,24 +300,24 @@ async def test_missing_rule_is_reported_with_verb_and_resource(world, cluster, t
     backend.values = {}
 
 
-async def test_packages_need_a_volume_and_no_local_files(world, tmp_path: Path):
-    backend, server = world
+async def test_packages_need_a_volume_and_no_local_files(backend_and_server, tmp_path: Path):
+    backend, server = backend_and_server
     backend.values = {"kubernetes_packages_claim": ""}
-    async with opened(backend, server) as hand:
-        spec = hand.version(echo, requirements=["some-package==1.0"])
+    async with open_harness(backend, server) as harness:
+        spec = harness.version(echo, requirements=["some-package==1.0"])
         with pytest.raises(PrepareFailed, match="kubernetes-packages-claim"):
-            await hand.manager.prepare(spec, lambda line: None)
+            await harness.manager.prepare(spec, lambda line: None)
     backend.values = {}
-    async with opened(backend, server) as hand:
-        spec = hand.version(echo, requirements=[f"{tmp_path}/own-1.0-py3-none-any.whl"])
+    async with open_harness(backend, server) as harness:
+        spec = harness.version(echo, requirements=[f"{tmp_path}/own-1.0-py3-none-any.whl"])
         with pytest.raises(PrepareFailed, match=r"own-1\.0-py3-none-any\.whl, a file that pods"):
-            await hand.manager.prepare(spec, lambda line: None)
+            await harness.manager.prepare(spec, lambda line: None)
 
 
-async def test_an_image_of_a_private_registry_needs_the_right_secret(world, cluster):
+async def test_a_private_image_needs_the_right_pull_secret(backend_and_server, cluster):
     if reason := why_no_registry():
         pytest.skip(reason)
-    backend, server = world
+    backend, server = backend_and_server
     image = f"{REGISTRY.address}/skysail-model-server:{secrets.token_hex(4)}"
     await asyncio.to_thread(REGISTRY.push, image)
     name = f"t{secrets.token_hex(3)}"
@@ -328,24 +341,26 @@ async def test_an_image_of_a_private_registry_needs_the_right_secret(world, clus
     cluster.kubectl("apply", *where, "--filename", "-", stdin=json.dumps(account))
     cluster.kubectl("apply", *where, "--filename", "-", stdin=secret("wrong"))
     backend.values = {"kubernetes_image": image, "kubernetes_service_account": name}
-    async with opened(backend, server) as hand:
+    async with open_harness(backend, server) as harness:
         lines: list[str] = []
         with pytest.raises(PrepareFailed, match="cannot be pulled"):
-            await hand.manager.prepare(hand.version(echo), lines.append)
+            await harness.manager.prepare(harness.version(echo), lines.append)
         assert any(image in line and "401 Unauthorized" in line for line in lines), lines
         await asyncio.to_thread(
             cluster.kubectl, "apply", *where, "--filename", "-", stdin=secret(REGISTRY.password)
         )
-        container = await hand.start_ready(hand.version(echo))
+        container = await harness.start_ready(harness.version(echo))
         assert await ask(container, "x") == ["x"]
-        await hand.manager.stop(container.container_id, 1.0)
+        await harness.manager.stop(container.container_id, 1.0)
     backend.values = {}
 
 
-async def test_images_of_versions_are_built_pushed_and_pulled(world, cluster, tmp_path: Path):
+async def test_images_of_versions_are_built_pushed_and_pulled(
+    backend_and_server, cluster, tmp_path: Path
+):
     if reason := why_no_registry():
         pytest.skip(reason)
-    backend, server = world
+    backend, server = backend_and_server
     name = f"t{secrets.token_hex(3)}"
     where = ("--namespace", backend.namespace)
     cluster.kubectl(
@@ -363,12 +378,12 @@ async def test_images_of_versions_are_built_pushed_and_pulled(world, cluster, tm
         "docker_registry_password": REGISTRY.password,
         "kubernetes_service_account": name,
     }
-    async with opened(backend, server) as hand:
-        container = await hand.start_ready(hand.version(echo))
+    async with open_harness(backend, server) as harness:
+        container = await harness.start_ready(harness.version(echo))
         assert await ask(container, "x") == ["x"]
         pod = cluster.json("get", "pod", container.container_id, *where)
         assert pod["spec"]["containers"][0]["image"].startswith(f"{REGISTRY.address}/{name}/")
         assert "initContainers" not in pod["spec"]
-        await hand.manager.stop(container.container_id, 1.0)
-        await hand.manager.sweep(lambda: [])
+        await harness.manager.stop(container.container_id, 1.0)
+        await harness.manager.sweep(lambda: [])
     backend.values = {}

@@ -33,7 +33,7 @@ def cluster_of(name: str) -> str:
 
 
 @pytest.fixture
-def around(tmp_path):
+def render_kustomization(tmp_path):
     """Render a user's kustomization."""
 
     def render(content: dict) -> Manifests:
@@ -75,16 +75,18 @@ GREEN = {
 
 @pytest.mark.parametrize("component", COMPONENTS)
 @needs_kubeconform
-def test_each_component_works_with_a_name_suffix(around, component):
-    found = around({"resources": ["base"], "components": [f"components/{component}"], **GREEN})
+def test_each_component_works_with_a_name_suffix(render_kustomization, component):
+    found = render_kustomization(
+        {"resources": ["base"], "components": [f"components/{component}"], **GREEN}
+    )
     manifests.conform(found.objects)
     found.check("green")
 
 
-def test_all_components_work_together_with_a_name_suffix(around):
+def test_all_components_work_together_with_a_name_suffix(render_kustomization):
     more = [f"components/{each}" for each in ("local-volumes", "node-ports", "monitoring", "keda")]
     resources = ["overlays/production"]
-    around({"resources": resources, "components": more, **GREEN}).check("green")
+    render_kustomization({"resources": resources, "components": more, **GREEN}).check("green")
 
 
 @pytest.mark.parametrize("overlay", ["local", "production"])
@@ -178,7 +180,7 @@ def test_registry_prefixes_every_image():
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_images_are_of_this_version(name):
+def test_images_have_the_tag_of_this_version(name):
     text = yaml.safe_dump_all(manifests.kustomized(ROOT / name))
     assert text.count(f":{__version__}\n") == text.count("image: ") + 1
 
@@ -211,7 +213,7 @@ def test_grpc_clients_find_each_frontend(name):
     template = found.one("Deployment", "frontend")["spec"]["template"]
     assert service["spec"]["selector"].items() <= template["metadata"]["labels"].items()
     (container,) = template["spec"]["containers"]
-    # DNS knows addresses only: clients dial the port of the pod.
+    # DNS resolves only addresses, so clients dial the port of the pod.
     assert {"name": port["targetPort"], "containerPort": port["port"]} in container["ports"]
 
 
@@ -255,15 +257,15 @@ def test_restricted_namespace_admits_the_manifests(overlay):
         "label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted"
     )
     objects = cluster_objects(KubernetesOptions(namespace=namespace, overlay=overlay))
-    # A workload is only warned of: what must be admitted is its pod.
+    # Kubernetes only warns about a workload, so the test submits its pod.
     pods = []
     for workload in Manifests(objects).workloads():
         spec = {**workload["spec"]["template"]["spec"], "serviceAccountName": "default"}
         name = f"{workload['kind'].lower()}-{workload['metadata']['name']}"
         metadata = {"name": name, "namespace": namespace}
         pods.append({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
-    told = kubernetes.kubectl(
+    printed = kubernetes.kubectl(
         "apply", "--dry-run=server", "--validate=strict", "--filename", "-",
         stdin=yaml.safe_dump_all([*objects, *pods]),
     )  # fmt: skip
-    assert told.count("created (server dry run)") == len(objects) + len(pods)
+    assert printed.count("created (server dry run)") == len(objects) + len(pods)

@@ -15,7 +15,7 @@ from skysail_common.errors import FailedPrecondition
 from skysail_common.process.data_dir import remove_socket_directory
 from skysail_common.store import embedded
 from skysail_management.containers.local.processes import wait_for_exit
-from skysail_testing.container_managers import opened, running_backend
+from skysail_testing.container_managers import open_harness, running_backend
 
 
 def echo(texts):
@@ -41,8 +41,8 @@ async def test_down_stops_leftovers_of_an_unfinished_start(tmp_path: Path):
     with pytest.raises(FailedPrecondition, match="no cluster runs in"):
         await cluster.down(confirm)
     async with running_backend("local", data_dir) as (backend, server):
-        async with opened(backend, server) as hand:
-            container = await hand.start_ready(hand.version(echo))
+        async with open_harness(backend, server) as harness:
+            container = await harness.start_ready(harness.version(echo))
             gone = asyncio.create_task(wait_for_exit(backend.pid(container)))
         store = await start_store(data_dir)
         os.close(lock(data_dir))

@@ -1,4 +1,4 @@
-"""A model server takes only batches that are meant for what it runs, on every transport."""
+"""A model server accepts only batches for its own version and artifact, on every transport."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -34,7 +34,7 @@ async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
         assert await asyncio.to_thread(server.service.stop) == 0
 
 
-async def test_batches_for_another_version_or_other_content_are_refused(server):
+async def test_batches_for_another_version_or_artifact_are_refused(server):
     for metadata, text in [
         (identity_metadata(ModelVersion("n", "1"), ARTIFACT.sha256), "this is a replica of m:1"),
         (identity_metadata(ModelVersion("m", "2"), ARTIFACT.sha256), "this is a replica of m:1"),

@@ -1,4 +1,4 @@
-"""What only the local container manager promises."""
+"""Guarantees of the local container manager alone."""
 
 import asyncio
 import json
@@ -32,36 +32,36 @@ from skysail_management.containers.local.processes import (
 )
 from skysail_testing.artifact_server import ArtifactServer
 from skysail_testing.container_managers import (
-    Hand,
     LocalBackend,
+    ManagerHarness,
     ask,
     make_wheel,
-    opened,
+    open_harness,
     running_backend,
 )
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[tuple[LocalBackend, ArtifactServer]]:
+async def backend_and_server(tmp_path: Path) -> AsyncIterator[tuple[LocalBackend, ArtifactServer]]:
     async with running_backend("local", tmp_path / "d") as (backend, server):
         assert isinstance(backend, LocalBackend)
         yield backend, server
 
 
 @pytest.fixture
-async def hand(world) -> AsyncIterator[Hand]:
-    async with opened(*world) as hand:
-        yield hand
+async def harness(backend_and_server) -> AsyncIterator[ManagerHarness]:
+    async with open_harness(*backend_and_server) as harness:
+        yield harness
 
 
 def echo(texts):
     return list(texts)
 
 
-async def test_wrong_python_error_names_both_versions(hand: Hand):
-    other = replace(hand.version(echo), python_version="3.7.16")
+async def test_wrong_python_error_names_both_versions(harness: ManagerHarness):
+    other = replace(harness.version(echo), python_version="3.7.16")
     with pytest.raises(PrepareFailed) as caught:
-        await hand.manager.prepare(other, lambda line: None)
+        await harness.manager.prepare(other, lambda line: None)
     major, minor, _ = platform.python_version_tuple()
     assert caught.value.message == (
         f"m:1 was made with Python 3.7.16, and replicas here run Python {major}.{minor}: make it "
@@ -69,54 +69,54 @@ async def test_wrong_python_error_names_both_versions(hand: Hand):
     )
 
 
-def test_cpus_are_accepted_and_gpus_rejected(world):
-    manager = world[0].make_manager()
+def test_cpus_are_accepted_and_gpus_rejected(backend_and_server):
+    manager = backend_and_server[0].make_manager()
     manager.check_resources(Resources(cpus=64.0))
     with pytest.raises(Unsupported, match="cannot reserve GPUs for a replica"):
         manager.check_resources(Resources(gpus=1))
 
 
-async def test_stopped_replica_leaves_nothing(world):
-    backend, _ = world
-    async with opened(*world) as hand:
-        container = await hand.start_ready(hand.version(echo))
+async def test_stopped_replica_leaves_nothing(backend_and_server):
+    backend, _ = backend_and_server
+    async with open_harness(*backend_and_server) as harness:
+        container = await harness.start_ready(harness.version(echo))
         socket = Path(container.endpoint.removeprefix("unix:"))
         assert socket.is_socket()
         assert socket.parent.stat().st_mode & 0o777 == 0o700
-        await hand.manager.stop(container.container_id, 10.0)
-        await hand.ended(container)
+        await harness.manager.stop(container.container_id, 10.0)
+        await harness.ended(container)
         assert not socket.exists()
         assert list((backend.directory / "replicas").iterdir()) == []
     assert not (backend.directory / "sockets").exists()
 
 
-async def test_child_processes_end_with_their_replica(world, hand: Hand):
+async def test_child_processes_end_with_their_replica(backend_and_server, harness: ManagerHarness):
     def starts_a_child(texts):
         import subprocess
 
         return [str(subprocess.Popen(["sleep", "1000"]).pid) for _ in texts]
 
     for how in ("stopped", "killed"):
-        container = await hand.start_ready(hand.version(starts_a_child))
+        container = await harness.start_ready(harness.version(starts_a_child))
         (pid,) = await ask(container, "?")
         assert psutil.pid_exists(int(pid))
         gone = asyncio.create_task(wait_for_exit(int(pid)))
         if how == "stopped":
-            await hand.manager.stop(container.container_id, 10.0)
+            await harness.manager.stop(container.container_id, 10.0)
         else:
-            await hand.backend.kill(container)
+            await harness.backend.kill(container)
         await asyncio.wait_for(gone, 10)
 
 
-async def test_unrecorded_process_is_killed_by_the_next_manager(world):
-    backend, _ = world
-    async with opened(*world) as first:
+async def test_unrecorded_process_is_killed_by_the_next_manager(backend_and_server):
+    backend, _ = backend_and_server
+    async with open_harness(*backend_and_server) as first:
         container = await first.start_ready(first.version(echo))
         pid = backend.pid(container)
         directory = backend.directory / "replicas" / container.container_id
         (directory / "container.json").unlink()
     gone = asyncio.create_task(wait_for_exit(pid))
-    async with opened(*world) as second:
+    async with open_harness(*backend_and_server) as second:
         await asyncio.wait_for(gone, 10)
         assert await second.manager.list() == []
         await second.manager.sweep(lambda: [second.version(echo)])
@@ -124,24 +124,26 @@ async def test_unrecorded_process_is_killed_by_the_next_manager(world):
     Path(container.endpoint.removeprefix("unix:")).unlink(missing_ok=True)
 
 
-async def test_process_with_a_reused_pid_is_left_alone(world):
-    backend, _ = world
-    async with opened(*world) as first:
+async def test_process_with_a_reused_pid_is_left_alone(backend_and_server):
+    backend, _ = backend_and_server
+    async with open_harness(*backend_and_server) as first:
         container = await first.start_ready(first.version(echo))
         await first.backend.kill(container)
         await first.ended(container)
     record = backend.directory / "replicas" / container.container_id / "container.json"
     stranger = {**json.loads(record.read_text()), "pid": os.getpid()}
     record.write_text(json.dumps(stranger))
-    async with opened(*world) as second:
+    async with open_harness(*backend_and_server) as second:
         assert await second.manager.list() == []
         await second.manager.stop(container.container_id, 0.0)
 
 
 @pytest.mark.parametrize("is_ours", [True, False])
-async def test_orphans_of_a_replica_are_killed_by_the_next_manager(world, is_ours: bool):
-    backend, _ = world
-    async with opened(*world) as first:
+async def test_orphans_of_a_replica_are_killed_by_the_next_manager(
+    backend_and_server, is_ours: bool
+):
+    backend, _ = backend_and_server
+    async with open_harness(*backend_and_server) as first:
         container = await first.start_ready(first.version(echo))
         await first.backend.kill(container)
         await first.ended(container)
@@ -159,7 +161,7 @@ async def test_orphans_of_a_replica_are_killed_by_the_next_manager(world, is_our
     record = json.loads((directory / "container.json").read_text())
     (directory / "container.json").write_text(json.dumps({**record, "pid": leader.pid}))
     gone = asyncio.create_task(wait_for_exit(left.pid))
-    async with opened(*world) as second:
+    async with open_harness(*backend_and_server) as second:
         assert await second.manager.list() == []
     if not is_ours:
         assert left.status() != psutil.STATUS_ZOMBIE
@@ -168,39 +170,43 @@ async def test_orphans_of_a_replica_are_killed_by_the_next_manager(world, is_our
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"replica_id": "x"}', "null"])
-async def test_damaged_record_is_ignored(world, text: str):
-    backend, _ = world
+async def test_damaged_record_is_ignored(backend_and_server, text: str):
+    backend, _ = backend_and_server
     directory = backend.directory / "replicas" / "m.1.0-damaged"
     (directory / "work").mkdir(parents=True)
     (directory / "container.json").write_text(text)
     (backend.directory / "replicas" / "a-file").write_text("")
-    async with opened(*world) as hand:
-        assert await hand.manager.list() == []
-        await hand.manager.sweep(lambda: [])
+    async with open_harness(*backend_and_server) as harness:
+        assert await harness.manager.list() == []
+        await harness.manager.sweep(lambda: [])
         assert not directory.exists()
 
 
-async def test_failed_start_leaves_nothing(world, hand: Hand, tmp_path: Path):
-    backend, _ = world
+async def test_failed_start_leaves_nothing(
+    backend_and_server, harness: ManagerHarness, tmp_path: Path
+):
+    backend, _ = backend_and_server
     wheel = make_wheel(tmp_path, "skytestwheel", "")
-    spec = hand.version(echo, requirements=[str(wheel)])
-    await hand.manager.prepare(spec, lambda line: None)
+    spec = harness.version(echo, requirements=[str(wheel)])
+    await harness.manager.prepare(spec, lambda line: None)
     python = backend.directory / "environments" / environment_key(spec.requirements) / "bin/python"
     python.unlink()
     # The file exists, but is not executable.
     python.write_text("")
     with pytest.raises(SkysailError, match="cannot start its process"):
-        await hand.start(spec)
+        await harness.start(spec)
     assert list((backend.directory / "replicas").iterdir()) == []
     (backend.directory / "replicas").rmdir()
     (backend.directory / "replicas").write_text("not a directory")
     with pytest.raises(SkysailError, match="cannot start its process"):
-        await hand.start(hand.version(echo))
+        await harness.start(harness.version(echo))
     (backend.directory / "replicas").unlink()
     (backend.directory / "replicas").mkdir()
 
 
-async def test_process_that_cannot_be_recorded_is_killed(world, hand: Hand, monkeypatch):
+async def test_process_that_cannot_be_recorded_is_killed(
+    backend_and_server, harness: ManagerHarness, monkeypatch
+):
     started: list[int] = []
 
     def fails(replica: ProcessRecord) -> None:
@@ -209,40 +215,42 @@ async def test_process_that_cannot_be_recorded_is_killed(world, hand: Hand, monk
 
     monkeypatch.setattr(local_process, "write_record", fails)
     with pytest.raises(SkysailError, match=r"cannot start its process: .*No space left on device"):
-        await hand.start(hand.version(echo))
+        await harness.start(harness.version(echo))
     (pid,) = started
     assert not psutil.pid_exists(pid)
-    assert await hand.manager.list() == []
-    assert list((world[0].directory / "replicas").iterdir()) == []
+    assert await harness.manager.list() == []
+    assert list((backend_and_server[0].directory / "replicas").iterdir()) == []
 
 
-async def test_directories_are_removed_outside_the_event_loop(hand: Hand, monkeypatch):
+async def test_directories_are_removed_outside_the_event_loop(harness: ManagerHarness, monkeypatch):
     threads: list[threading.Thread] = []
     rmtree = shutil.rmtree
 
-    def noted(*args: Any, **kwargs: Any) -> None:
+    def recording_rmtree(*args: Any, **kwargs: Any) -> None:
         threads.append(threading.current_thread())
         rmtree(*args, **kwargs)
 
-    monkeypatch.setattr(shutil, "rmtree", noted)
-    spec = hand.version(echo)
-    stopped, *failed = await asyncio.gather(*(hand.start_ready(spec, index) for index in range(3)))
-    await hand.manager.stop(stopped.container_id, 10.0)
-    await hand.ended(stopped)
+    monkeypatch.setattr(shutil, "rmtree", recording_rmtree)
+    spec = harness.version(echo)
+    stopped, *failed = await asyncio.gather(
+        *(harness.start_ready(spec, index) for index in range(3))
+    )
+    await harness.manager.stop(stopped.container_id, 10.0)
+    await harness.ended(stopped)
     for container in failed:
-        await hand.backend.kill(container)
-        await hand.ended(container)
-    await hand.manager.sweep(lambda: [])
+        await harness.backend.kill(container)
+        await harness.ended(container)
+    await harness.manager.sweep(lambda: [])
     assert len(threads) == 3
     assert threading.main_thread() not in threads
 
 
-async def test_a_log_is_followed_beyond_its_rotation_without_losing_a_line(world, hand: Hand):
-    backend, _ = world
-    container = await hand.start_ready(hand.version(echo))
+async def test_following_a_log_survives_its_rotation(backend_and_server, harness: ManagerHarness):
+    backend, _ = backend_and_server
+    container = await harness.start_ready(harness.version(echo))
     log = backend.directory / "replicas" / container.container_id / "replica.log"
     expected = []
-    async with aclosing(hand.manager.logs(container.container_id, 1, follow=True)) as lines:
+    async with aclosing(harness.manager.logs(container.container_id, 1, follow=True)) as lines:
         await anext(lines)
         for number in range(5):
             with log.open("a") as file:
@@ -252,23 +260,25 @@ async def test_a_log_is_followed_beyond_its_rotation_without_losing_a_line(world
             expected = [f"last {number}", f"first {number}"]
             got = [await asyncio.wait_for(anext(lines), 10) for _ in expected]
             assert got == expected
-            assert await hand.log(container, 2) == expected
+            assert await harness.log(container, 2) == expected
 
 
-async def test_temporary_files_are_in_the_work_directory_under_a_short_link(world, hand: Hand):
+async def test_temporary_files_are_in_the_work_directory_under_a_short_link(
+    backend_and_server, harness: ManagerHarness
+):
     def names_them(texts):
         import os
         import tempfile
 
         return [f"{tempfile.gettempdir()} {os.getcwd()}" for _ in texts]
 
-    container = await hand.start_ready(hand.version(names_them))
+    container = await harness.start_ready(harness.version(names_them))
     link = short_name(container)
-    work = world[0].directory / "replicas" / container.container_id / "work"
+    work = backend_and_server[0].directory / "replicas" / container.container_id / "work"
     assert await ask(container, "x") == [f"{link} {work}"]
     assert link.is_symlink()
     assert link.stat().st_mode & 0o777 == 0o700
-    await hand.manager.stop(container.container_id, 10.0)
+    await harness.manager.stop(container.container_id, 10.0)
     assert not link.is_symlink()
 
 
@@ -276,27 +286,27 @@ def short_name(container: Container) -> Path:
     return Path("/tmp") / f"skysail-{container.container_id.rpartition('-')[2]}"
 
 
-async def test_next_manager_removes_short_links_of_ended_replicas(world):
-    async with opened(*world) as first:
+async def test_next_manager_removes_short_links_of_ended_replicas(backend_and_server):
+    async with open_harness(*backend_and_server) as first:
         container = await first.start_ready(first.version(echo))
         await first.backend.kill(container)
         await first.ended(container)
         assert not short_name(container).is_symlink()
-        work = world[0].directory / "replicas" / container.container_id / "work"
+        work = backend_and_server[0].directory / "replicas" / container.container_id / "work"
         # The link stays as after a crash of the manager.
         short_name(container).symlink_to(work.resolve())
-    async with opened(*world):
+    async with open_harness(*backend_and_server):
         assert not short_name(container).is_symlink()
 
 
-async def test_replica_runs_without_a_short_link(hand: Hand, monkeypatch, tmp_path):
+async def test_replica_runs_without_a_short_link(harness: ManagerHarness, monkeypatch, tmp_path):
     monkeypatch.setattr(work_directories, "_SHORT_PLACE", tmp_path / "no-such-place")
-    container = await hand.start_ready(hand.version(echo))
+    container = await harness.start_ready(harness.version(echo))
     assert await ask(container, "x") == ["x"]
-    await hand.manager.stop(container.container_id, 10.0)
+    await harness.manager.stop(container.container_id, 10.0)
 
 
-async def test_the_end_of_a_long_log_begins_with_a_whole_line(hand: Hand):
+async def test_the_log_tail_begins_with_a_whole_line(harness: ManagerHarness):
     def talks(texts):
         import os
 
@@ -304,9 +314,9 @@ async def test_the_end_of_a_long_log_begins_with_a_whole_line(hand: Hand):
             print(f"line {number:04}", flush=True)
         os._exit(1)
 
-    container = await hand.start_ready(hand.version(talks))
+    container = await harness.start_ready(harness.version(talks))
     asking = asyncio.create_task(ask(container, "x"))
-    failed = await hand.ended(container)
+    failed = await harness.ended(container)
     await asyncio.gather(asking, return_exceptions=True)
     assert failed.state is ReplicaState.FAILED
     lines = failed.log_tail.splitlines()

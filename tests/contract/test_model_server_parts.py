@@ -1,4 +1,4 @@
-"""What runs in the containers of a pod beside the model server: it fetches, and it installs."""
+"""The init containers of a pod: one fetches the artifact, one installs packages."""
 
 import asyncio
 import os
@@ -37,7 +37,7 @@ async def server() -> AsyncIterator[ArtifactServer]:
 
 
 async def fetched(server: ArtifactServer | None, path: Path, **others: str) -> tuple[int, str]:
-    """Return how fetching ends, and what it says."""
+    """Fetch an artifact; return the exit status and standard error."""
     settings = {
         "REPLICA_ID": "m:1/0",
         "ARTIFACT_FILE": str(path),
@@ -66,35 +66,33 @@ async def test_the_artifact_is_fetched(server: ArtifactServer, tmp_path: Path):
     assert path.read_bytes() == ARTIFACT.content
 
 
-async def test_another_artifact_than_that_of_the_deployment_is_refused(
-    server: ArtifactServer, tmp_path: Path
-):
-    status, told = await fetched(server, tmp_path / "artifact.zip", ARTIFACT_SHA256="ab" * 32)
+async def test_an_artifact_with_another_digest_is_refused(server: ArtifactServer, tmp_path: Path):
+    status, printed = await fetched(server, tmp_path / "artifact.zip", ARTIFACT_SHA256="ab" * 32)
     assert status == ExitCode.FAILED
-    assert told == (
+    assert printed == (
         f"cannot use the artifact: its SHA-256 is {ARTIFACT.sha256}, not {'ab' * 32} as in its "
         "deployment; deploy the version again\n"
     )
 
 
-async def test_who_has_a_wrong_token_is_refused(server: ArtifactServer, tmp_path: Path):
-    status, told = await fetched(server, tmp_path / "artifact.zip", TOKEN="wrong")
+async def test_a_wrong_token_is_refused(server: ArtifactServer, tmp_path: Path):
+    status, printed = await fetched(server, tmp_path / "artifact.zip", TOKEN="wrong")
     assert status == ExitCode.FAILED
-    assert told == "the token does not belong to a replica of 'm:1'\n"
+    assert printed == "the token does not belong to a replica of 'm:1'\n"
 
 
-async def test_a_management_that_is_away_is_told_by_the_status(tmp_path: Path):
-    status, told = await fetched(None, tmp_path / "artifact.zip")
+async def test_an_unreachable_management_has_its_own_exit_status(tmp_path: Path):
+    status, printed = await fetched(None, tmp_path / "artifact.zip")
     assert status == ExitCode.UNAVAILABLE
     beginning = "cannot fetch the artifact: management at 127.0.0.1:1 does not answer within 1 s: "
-    assert told.startswith(beginning)
-    assert "advertised-endpoint" in told
+    assert printed.startswith(beginning)
+    assert "advertised-endpoint" in printed
 
 
-def test_packages_are_installed_into_a_directory_and_found_there(tmp_path: Path, monkeypatch):
+def test_installed_packages_can_be_imported_from_the_directory(tmp_path: Path, monkeypatch):
     wheel = make_wheel(tmp_path, "own_package", "ANSWER = 42")
     directory = tmp_path / "volume" / "0123"
-    # What an attempt that was cut off has left.
+    # An interrupted attempt left this directory.
     (directory / "bin").mkdir(parents=True)
     (directory / "left").write_text("")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -109,13 +107,13 @@ def test_packages_are_installed_into_a_directory_and_found_there(tmp_path: Path,
     assert done.stdout == "42\n"
 
 
-def test_why_pip_failed_is_in_the_log_and_nothing_stays(tmp_path: Path, monkeypatch, capfd):
+def test_a_pip_failure_is_logged_and_leaves_no_directory(tmp_path: Path, monkeypatch, capfd):
     directory = tmp_path / "0123"
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("SKYSAIL_REQUIREMENTS", "no-such-package==1.0\n")
     assert installer.main(["install", str(directory)]) == 1
     assert not directory.exists()
     captured = capfd.readouterr()
-    # One output, as the log of a container is.
+    # The log of a container is one stream, so all output goes there.
     assert "ERROR: No matching distribution found for no-such-package==1.0" in captured.out
     assert captured.err == ""

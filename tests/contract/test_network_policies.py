@@ -1,4 +1,4 @@
-"""Who reaches whom under the shipped network policies, tried from inside pods."""
+"""Reachability under the shipped network policies, tried from inside pods."""
 
 import itertools
 import json
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.kubernetes
 
 COMPONENTS = ("management", "frontend", "store", "model-server", "installer")
 OTHER = "other"
-"""A pod of somebody else in the same namespace."""
+"""A foreign pod in the same namespace."""
 EVERYBODY = (*COMPONENTS, OTHER)
 PORTS = (6379, 8000, 8001, 8002, 8003, 8005, 8006)
 KUBERNETES = ("kubernetes", 443)
@@ -107,18 +107,18 @@ def test_pods_reach_only_what_they_need():
                 (other, addresses[other], port)
                 for other in EVERYBODY
                 for port in PORTS
-                # Itself it always reaches.
+                # A pod always reaches itself.
                 if other != name
             ]
             targets.append((KUBERNETES[0], service["spec"]["clusterIP"], KUBERNETES[1]))
             command = ["exec", *where, name, "--", "python", "-c", DIAL, json.dumps(targets)]
             answer = json.loads(kubernetes.kubectl(*command))
             found |= {(name, other, port) for other, port in answer}
-        # No policy selects the pod of others: only those who may not leave do not reach it.
+        # No policy selects the foreign pod, so ingress to it proves nothing.
         return {each for each in found if each[1] != OTHER}
 
     until = time.monotonic() + 30
     while (found := reached()) != REACHED and time.monotonic() < until:
-        # Pods are there before what keeps them apart.
+        # Kubernetes applies policies after the pods start.
         time.sleep(0.5)
     assert found == REACHED

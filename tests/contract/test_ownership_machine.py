@@ -1,26 +1,26 @@
-"""The model of ownership on a real server: its scripts decide as the store of the unit tests does."""
+"""The ownership model on a real server, whose scripts decide as the store of the unit tests."""
 
 import tempfile
 from pathlib import Path
 
 from hypothesis import settings
 
+from skysail_testing.controllable_servers import ControllableServer, ControllableStoreServer
 from skysail_testing.examples import examples
 from skysail_testing.ownership_machine import Ownership
 from skysail_testing.store_servers import StoreServer, embedded_command
-from skysail_testing.store_worlds import ServerWorld, StoreWorld
 
 
 class OwnershipInValkey(Ownership):
-    async def make_world(self) -> StoreWorld:
+    async def make_server(self) -> ControllableServer:
         self.directory = tempfile.TemporaryDirectory()
-        self.server = StoreServer(embedded_command, Path(self.directory.name))
-        await self.server.start()
-        return ServerWorld(self.server)
+        self.process = StoreServer(embedded_command, Path(self.directory.name))
+        await self.process.start()
+        return ControllableStoreServer(self.process)
 
     def teardown(self) -> None:
         super().teardown()
-        self.server.stop()
+        self.process.stop()
         self.directory.cleanup()
 
 

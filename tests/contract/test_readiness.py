@@ -14,7 +14,7 @@ from skysail_testing.clock import FakeClock
 
 
 class HealthServer:
-    """A server of which tests only want its health."""
+    """A server that serves only its health."""
 
     def __init__(self, socket: Path) -> None:
         self.endpoint = f"unix:{socket}"
@@ -43,12 +43,12 @@ async def server(tmp_path: Path) -> AsyncIterator[HealthServer]:
     await server.stop()
 
 
-async def following(changes: AsyncIterator[bool | None]) -> bool | None:
+async def next_change(changes: AsyncIterator[bool | None]) -> bool | None:
     return await asyncio.wait_for(anext(changes), 10)
 
 
 async def after_silence(changes: AsyncIterator[bool | None], clock: FakeClock) -> bool | None:
-    """Return the next change, while far more than the limit passes at each look."""
+    """Return the next change; the clock passes the limit between attempts."""
     change = asyncio.ensure_future(anext(changes))
     for _ in range(100):
         if (await asyncio.wait({change}, timeout=0.1))[0]:
@@ -60,11 +60,11 @@ async def after_silence(changes: AsyncIterator[bool | None], clock: FakeClock) -
 async def test_each_change_is_yielded(server: HealthServer, clock: FakeClock):
     await server.start()
     async with aclosing(watch_readiness(server.endpoint, clock)) as changes:
-        assert await following(changes) is False
+        assert await next_change(changes) is False
         await server.set_serving(True)
-        assert await following(changes) is True
+        assert await next_change(changes) is True
         await server.set_serving(False)
-        assert await following(changes) is False
+        assert await next_change(changes) is False
 
 
 async def test_missing_server_is_awaited(server, clock: FakeClock):
@@ -88,7 +88,7 @@ async def test_stream_broken_after_a_long_silence_is_reopened(
 ):
     await server.start(is_serving=True)
     async with aclosing(watch_readiness(server.endpoint, clock)) as changes:
-        assert await following(changes) is True
+        assert await next_change(changes) is True
         # An hour without a change is no silence, because the stream stayed open.
         clock.advance(3600)
         second = asyncio.ensure_future(anext(changes))
@@ -96,8 +96,8 @@ async def test_stream_broken_after_a_long_silence_is_reopened(
         await server.start(is_serving=True)
         assert await asyncio.wait_for(second, 10) is not None
         await server.stop()
-        told = [change async for change in until_dead(changes, clock)]
-        assert told[-2:] == [False, None]
+        seen = [change async for change in until_dead(changes, clock)]
+        assert seen[-2:] == [False, None]
 
 
 async def until_dead(
@@ -126,17 +126,17 @@ asyncio.run(serve())
     process = subprocess.Popen([sys.executable, "-c", program])
     try:
         async with aclosing(watch_readiness(endpoint, clock)) as changes:
-            while not await following(changes):
+            while not await next_change(changes):
                 pass
             process.send_signal(signal.SIGSTOP)
             # The test runs in real time except for the silence after the end of the stream.
-            assert await following(changes) is False
+            assert await next_change(changes) is False
             process.send_signal(signal.SIGCONT)
-            assert await following(changes) is True
+            assert await next_change(changes) is True
             process.send_signal(signal.SIGSTOP)
-            assert await following(changes) is False
+            assert await next_change(changes) is False
             clock.advance(SILENCE_LIMIT_S + 1)
-            assert await following(changes) is None
+            assert await next_change(changes) is None
     finally:
         process.kill()
         process.wait()

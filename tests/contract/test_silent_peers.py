@@ -1,4 +1,4 @@
-"""A peer that vanishes without a word is noticed, although nothing is sent for hours."""
+"""Keepalive pings detect a peer that vanishes without closing its connection."""
 
 import asyncio
 import signal
@@ -12,7 +12,7 @@ import grpc.aio
 from skysail_common.rpc.channels import KeepAlive, open_channel
 from skysail_common.rpc.grpc_server import GrpcServer
 
-# Far less than servers and clients wait; grpc itself allows no shorter times.
+# The shortest times that grpc allows; servers and clients use longer ones.
 _QUICK = KeepAlive(1.0, 1.0)
 _SOON_S = 15.0
 
@@ -47,7 +47,7 @@ class _Handlers(grpc.GenericRpcHandler):
             self.ended.set()
 
 
-async def test_a_server_ends_the_stream_of_a_client_that_stopped(tmp_path: Path):
+async def test_a_server_ends_the_stream_of_a_frozen_client(tmp_path: Path):
     handlers = _Handlers()
     server = GrpcServer([], generic_handlers=[handlers], keep_alive=_QUICK)
     server.bind(f"unix:{tmp_path}/s.sock")
@@ -63,7 +63,7 @@ async def test_a_server_ends_the_stream_of_a_client_that_stopped(tmp_path: Path)
         await server.stop(0)
 
 
-async def test_a_client_that_goes_on_keeps_its_stream(tmp_path: Path):
+async def test_a_live_client_keeps_its_stream(tmp_path: Path):
     handlers = _Handlers()
     server = GrpcServer([], generic_handlers=[handlers], keep_alive=_QUICK)
     server.bind(f"unix:{tmp_path}/s.sock")

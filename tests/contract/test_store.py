@@ -42,7 +42,7 @@ async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
 
 @pytest.fixture
 async def connect(server: StoreServer) -> AsyncIterator[Callable[..., Store]]:
-    """Make stores that are closed at the end."""
+    """Return a function that connects a store, which the fixture closes."""
     made: list[Store] = []
 
     def make(cluster: str = "c", url: str = "") -> Store:
@@ -55,7 +55,7 @@ async def connect(server: StoreServer) -> AsyncIterator[Callable[..., Store]]:
 
 
 async def owned(store: Store) -> Store:
-    """Have a store owned by a management that follows any other."""
+    """Take a store as an owner that succeeds any other."""
     await store.take(OWNER, await store.look())
     return store
 
@@ -80,7 +80,9 @@ def put(
     return RecordChange(table, name, expected, json)
 
 
-async def test_an_owner_writes_the_format_and_another_is_refused(server: StoreServer, connect):
+async def test_an_owner_writes_the_format_and_other_formats_are_refused(
+    server: StoreServer, connect
+):
     store = await owned(connect())
     async with raw(server) as client:
         assert await client.hget(meta_key("c"), "format") == "2"
@@ -96,7 +98,7 @@ async def rows_of(store: Store, table: Table = Table.MODELS) -> dict[str, Stored
     return dict((await store.read()).tables[table])
 
 
-async def test_what_is_committed_is_read(store: Store):
+async def test_a_read_returns_committed_records(store: Store):
     assert await rows_of(store) == {}
     revision = await store.commit([put("m", '{"a": 1}')])
     assert await rows_of(store) == {"m": Stored(revision, '{"a": 1}')}
@@ -138,7 +140,7 @@ async def test_a_wrong_revision_changes_nothing(store: Store, expected: int):
     assert await rows_of(store) == {"m": Stored(revision, '"mine"')}
 
 
-async def test_a_record_that_is_gone_has_no_revision(store: Store):
+async def test_a_removed_record_has_no_revision(store: Store):
     revision = await store.commit([put("m")])
     await store.commit([RecordChange(Table.MODELS, "m", revision, None)])
     assert await rows_of(store) == {}
@@ -147,7 +149,7 @@ async def test_a_record_that_is_gone_has_no_revision(store: Store):
     assert await store.commit([put("m")]) > revision
 
 
-async def test_removing_what_does_not_exist_is_no_conflict(store: Store):
+async def test_removing_a_missing_record_is_no_conflict(store: Store):
     await store.commit([RecordChange(Table.MODELS, "m", ABSENT, None)])
 
 
@@ -207,12 +209,12 @@ async def test_a_value_comes_back_as_it_was(store: Store, value: str):
 
 
 @pytest.mark.parametrize("name", ["m:1", "ä b\n{}", "", "*"])
-async def test_a_name_is_only_a_name(store: Store, name: str):
+async def test_a_name_may_have_any_characters(store: Store, name: str):
     revision = await store.commit([put(name)])
     assert await rows_of(store) == {name: Stored(revision, "{}")}
 
 
-async def test_the_secret_is_one_for_all_and_stays(store: Store, connect):
+async def test_all_owners_of_a_cluster_share_one_secret(store: Store, connect):
     secrets = await asyncio.gather(*(connect().secret() for _ in range(5)), store.secret())
     assert len(set(secrets)) == 1
     assert len(secrets[0]) == 64
@@ -240,7 +242,7 @@ async def test_all_keys_of_a_cluster_are_in_one_slot_of_a_redis_cluster(server, 
     assert all(key.startswith("{skysail:c}:") for key in keys)
 
 
-async def test_a_killed_server_is_noticed_quickly_and_the_data_are_there_after_its_restart(
+async def test_calls_fail_fast_while_the_server_is_down_and_data_survive_a_restart(
     server: StoreServer, store: Store
 ):
     secret = await store.secret()
@@ -264,21 +266,19 @@ async def test_a_killed_server_is_noticed_quickly_and_the_data_are_there_after_i
     assert await store.commit([put("m", expected=revision)]) > revision
 
 
-async def test_the_first_call_after_a_restart_already_works(server: StoreServer, store: Store):
+async def test_the_first_call_after_a_restart_succeeds(server: StoreServer, store: Store):
     await store.commit([put("m")])
     server.kill()
     await server.start()
-    # Its connection is broken, which it finds out now.
+    # The store notices the broken connection during this call.
     await store.commit([put("n")])
     server.kill()
     await server.start()
     assert set(await rows_of(store)) == {"m", "n"}
 
 
-async def test_a_server_that_hangs_is_not_waited_for_for_long(
-    server: StoreServer, connect, monkeypatch
-):
-    # It is 2 s in truth; more than one try and a new connection each take their time.
+async def test_a_hung_server_times_out(server: StoreServer, connect, monkeypatch):
+    # The real timeout is 2 s; retries and a new connection take several timeouts.
     monkeypatch.setattr("skysail_common.store.store._TIMEOUT_S", 0.2)
     store = await owned(connect())
     server.freeze()
@@ -288,7 +288,7 @@ async def test_a_server_that_hangs_is_not_waited_for_for_long(
     await store.ping()
 
 
-async def test_a_commit_whose_answer_is_lost_is_made_once_and_answered(
+async def test_a_commit_whose_answer_is_lost_is_made_once(
     server: StoreServer, connect, tmp_path: Path
 ):
     wire = BreakingWire(tmp_path / "w", server.socket)
@@ -303,7 +303,7 @@ async def test_a_commit_whose_answer_is_lost_is_made_once_and_answered(
     await wire.close()
 
 
-async def test_a_caller_that_is_cancelled_hears_of_it_whenever_that_is(store: Store):
+async def test_a_cancellation_is_never_lost(store: Store):
     ended = []
     for num_turns in range(40):
 
@@ -324,7 +324,7 @@ async def test_a_caller_that_is_cancelled_hears_of_it_whenever_that_is(store: St
     await store.commit([put("m")])
 
 
-async def test_nobody_listens_where_no_server_is(tmp_path: Path):
+async def test_a_missing_socket_is_unavailable(tmp_path: Path):
     store = Store(f"unix://{tmp_path}/nothing", "c")
     with pytest.raises(StoreUnavailable):
         await store.look()
@@ -341,7 +341,7 @@ def model(current: str) -> ModelRecord:
     return ModelRecord(name="m", current_version=current)
 
 
-async def test_a_conflict_shows_records_what_the_other_wrote(store: Store):
+async def test_a_conflict_refreshes_the_mirror(store: Store):
     mine, other = await make_records(store), await make_records(store)
     await other.commit([other.models.put("m", model("1"))])
     with pytest.raises(Conflict):
@@ -351,7 +351,7 @@ async def test_a_conflict_shows_records_what_the_other_wrote(store: Store):
     assert (await make_records(store)).models.all() == [model("2")]
 
 
-async def test_a_stale_mirror_is_read_anew_when_the_store_is_back(
+async def test_a_stale_mirror_is_read_again_when_the_store_returns(
     server: StoreServer, store: Store
 ):
     records = await make_records(store)
@@ -381,7 +381,7 @@ async def test_only_its_user_may_open_the_embedded_server(tmp_path: Path):
     server.stop()
 
 
-async def test_a_server_that_was_left_behind_is_stopped(tmp_path: Path):
+async def test_a_stray_server_is_stopped(tmp_path: Path):
     server = StoreServer(embedded_command, tmp_path)
     await server.start()
     await stop_stray(server.socket)
@@ -395,13 +395,13 @@ async def test_a_server_that_was_left_behind_is_stopped(tmp_path: Path):
     await stop_stray(server.socket)
 
 
-async def test_a_server_that_does_not_come_up_is_not_waited_for_for_ever(tmp_path, monkeypatch):
+async def test_waiting_for_a_server_times_out(tmp_path, monkeypatch):
     monkeypatch.setattr("skysail_common.store.embedded._START_TIMEOUT_S", 0.1)
     with pytest.raises(StoreUnavailable, match="did not answer"):
         await wait_until_ready(tmp_path / "nothing")
 
 
-def test_a_machine_without_a_server_is_told_what_to_install(monkeypatch):
+def test_a_missing_server_names_the_package_to_install(monkeypatch):
     assert find_server().is_file()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setenv("PATH", "/nonexistent")
@@ -409,5 +409,5 @@ def test_a_machine_without_a_server_is_told_what_to_install(monkeypatch):
         find_server()
 
 
-def test_keys_are_those_of_the_table_in_the_module():
+def test_keys_have_the_documented_form():
     assert table_key("c", Table.MODELS) == "{skysail:c}:models"

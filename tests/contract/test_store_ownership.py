@@ -1,4 +1,4 @@
-"""Who may write into a store: the same rules in a real server and in the one of the unit tests."""
+"""Ownership of a store: a real process and the in-memory process obey the same rules."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,34 +10,40 @@ from skysail_common.errors import Conflict, StoreLost, StoreTaken
 from skysail_common.store import Contents, Owner, RecordChange, Store, Stored, Table
 from skysail_common.store.owner import LEASE_S
 from skysail_common.store.store import ABSENT
+from skysail_testing.controllable_servers import (
+    ControllableMemoryServer,
+    ControllableServer,
+    ControllableStoreServer,
+)
 from skysail_testing.store_servers import StoreServer, embedded_command, installed_command
-from skysail_testing.store_worlds import MemoryWorld, ServerWorld, StoreWorld
 
 SERVERS = {"embedded": embedded_command, "installed": installed_command}
 
 
 @pytest.fixture(params=["memory", *SERVERS])
-async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[StoreWorld]:
+async def server(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> AsyncIterator[ControllableServer]:
     if request.param == "memory":
-        yield MemoryWorld()
+        yield ControllableMemoryServer()
         return
     make = SERVERS[request.param]
     if make(tmp_path, tmp_path / "s") is None:
         pytest.skip("no redis-server and no valkey-server on the PATH")
-    server = StoreServer(make, tmp_path)
-    await server.start()
-    world = ServerWorld(server)
-    yield world
-    await world.close()
-    server.stop()
+    process = StoreServer(make, tmp_path)
+    await process.start()
+    server = ControllableStoreServer(process)
+    yield server
+    await server.close()
+    process.stop()
 
 
 def owner(name: str) -> Owner:
     return Owner((name,), f"host of {name}", f"place of {name}", "now")
 
 
-async def taken(world: StoreWorld, name: str) -> Store:
-    store = world.connect()
+async def take_store(server: ControllableServer, name: str) -> Store:
+    store = server.connect()
     await store.take(owner(name), await store.look())
     return store
 
@@ -50,18 +56,18 @@ async def rows_of(store: Store) -> dict[str, str]:
     return {name: row.json for name, row in (await store.read()).tables[Table.MODELS].items()}
 
 
-async def test_a_new_store_has_no_owner_and_no_records(world):
-    state = await world.connect().look()
+async def test_a_new_store_has_no_owner_and_no_records(server):
+    state = await server.connect().look()
     assert (state.id, state.epoch, state.revision, state.num_records) == ("", 0, 0, 0)
     assert state.owner is None
     assert state.holder(owner("a")) is None
 
 
-async def test_a_look_shows_the_owner_and_when_it_was_heard_of(world):
-    store = await taken(world, "a")
+async def test_a_look_shows_the_owner_and_its_last_renewal(server):
+    store = await take_store(server, "a")
     await store.commit([put("m"), put("n")])
-    await world.pass_time(4)
-    state = await world.connect().look()
+    await server.pass_time(4)
+    state = await server.connect().look()
     assert state.owner == owner("a")
     assert (state.id, state.epoch, state.revision, state.num_records) == (store.id, 1, 1, 2)
     assert 4 <= state.idle_s < 14
@@ -69,18 +75,18 @@ async def test_a_look_shows_the_owner_and_when_it_was_heard_of(world):
     assert (await store.look()).idle_s < 3
 
 
-async def test_an_owner_keeps_others_out_until_its_lease_has_ended(world):
-    await taken(world, "a")
-    other = world.connect()
+async def test_an_owner_keeps_others_out_until_its_lease_has_ended(server):
+    await take_store(server, "a")
+    other = server.connect()
     assert (await other.look()).holder(owner("b")) == owner("a")
-    # Whoever holds what the owner held knows that it is gone.
+    # A holder of the same lock knows that the owner is gone.
     assert (await other.look()).holder(owner("a")) is None
-    await world.pass_time(LEASE_S + 1)
+    await server.pass_time(LEASE_S + 1)
     assert (await other.look()).holder(owner("b")) is None
 
 
-async def test_one_common_lock_or_lease_is_enough(world):
-    store = world.connect()
+async def test_one_common_lock_or_lease_is_enough(server):
+    store = server.connect()
     first = Owner(("lock 1", "lease"), "host", "place", "now")
     await store.take(first, await store.look())
     state = await store.look()
@@ -91,25 +97,25 @@ async def test_one_common_lock_or_lease_is_enough(world):
     assert state.holder(Owner((), "other", "place", "now")) == first
 
 
-async def test_a_clock_that_was_set_back_keeps_nobody_out_for_long(world):
-    await taken(world, "a")
-    await world.pass_time(-3600)
-    assert (await world.connect().look()).holder(owner("b")) is None
+async def test_a_clock_set_back_does_not_extend_a_lease(server):
+    await take_store(server, "a")
+    await server.pass_time(-3600)
+    assert (await server.connect().look()).holder(owner("b")) is None
 
 
-async def test_an_owner_that_let_go_keeps_nobody_out(world):
-    first = await taken(world, "a")
+async def test_a_released_store_has_no_holder(server):
+    first = await take_store(server, "a")
     await first.release()
     state = await first.look()
     assert state.holder(owner("b")) is None
     assert state.epoch == 1
-    assert (await taken(world, "b")).epoch == 2
+    assert (await take_store(server, "b")).epoch == 2
 
 
-async def test_nothing_of_a_former_owner_is_taken(world):
-    first = await taken(world, "a")
+async def test_a_former_owner_is_fenced(server):
+    first = await take_store(server, "a")
     revision = await first.commit([put("m", '"first"')])
-    second = await taken(world, "b")
+    second = await take_store(server, "b")
     for call in (
         first.commit([put("m", '"late"', revision)]),
         first.commit([put("n")]),
@@ -125,8 +131,8 @@ async def test_nothing_of_a_former_owner_is_taken(world):
     await second.commit([put("m", '"second"', revision)])
 
 
-async def test_of_two_that_take_a_store_at_once_one_does(world):
-    stores = [world.connect() for _ in range(4)]
+async def test_one_of_several_concurrent_takes_wins(server):
+    stores = [server.connect() for _ in range(4)]
     states = [await store.look() for store in stores]
     results = await asyncio.gather(
         *(
@@ -139,10 +145,10 @@ async def test_of_two_that_take_a_store_at_once_one_does(world):
     assert sum(isinstance(result, Conflict) for result in results) == 3
 
 
-async def test_an_owner_that_renews_is_not_taken_for_gone(world):
-    first = await taken(world, "a")
-    await world.pass_time(LEASE_S + 1)
-    other = world.connect()
+async def test_a_renewal_defeats_a_concurrent_take(server):
+    first = await take_store(server, "a")
+    await server.pass_time(LEASE_S + 1)
+    other = server.connect()
     state = await other.look()
     assert state.holder(owner("b")) is None
     await first.renew()
@@ -150,41 +156,41 @@ async def test_an_owner_that_renews_is_not_taken_for_gone(world):
         await other.take(owner("b"), state)
 
 
-async def test_a_store_that_came_back_empty_takes_nothing_and_shows_nothing(world):
-    store = await taken(world, "a")
+async def test_an_emptied_store_refuses_reads_and_writes(server):
+    store = await take_store(server, "a")
     await store.commit([put("m")])
-    await world.flush()
+    await server.flush()
     for call in (store.commit([put("n")]), store.read(), store.renew(), store.release()):
         with pytest.raises(StoreLost, match="came back empty: it was at revision 1"):
             await call
     assert (await store.look()).num_records == 0
 
 
-async def test_a_store_that_came_back_older_takes_nothing_and_shows_nothing(world):
-    store = await taken(world, "a")
+async def test_a_rolled_back_store_refuses_reads_and_writes(server):
+    store = await take_store(server, "a")
     first = await store.commit([put("m", "1")])
-    backup = await world.backup()
+    backup = await server.backup()
     await store.commit([put("m", "2", first)])
-    await world.roll_back(backup)
+    await server.roll_back(backup)
     for call in (store.commit([put("n")]), store.read(), store.renew()):
         with pytest.raises(StoreLost, match="older than it was: at revision 1, not 2"):
             await call
 
 
-async def test_a_store_from_before_the_ownership_is_older_too(world):
-    await taken(world, "a")
-    backup = await world.backup()
-    second = await taken(world, "b")
-    await world.roll_back(backup)
+async def test_a_store_rolled_back_before_the_take_is_older(server):
+    await take_store(server, "a")
+    backup = await server.backup()
+    second = await take_store(server, "b")
+    await server.roll_back(backup)
     with pytest.raises(StoreLost, match="older"):
         await second.commit([put("n")])
 
 
-async def test_a_store_that_another_made_meanwhile_is_another_one(world):
-    store = await taken(world, "a")
+async def test_a_store_that_another_owner_recreated_is_refused(server):
+    store = await take_store(server, "a")
     await store.commit([put("m")])
-    await world.flush()
-    other = await taken(world, "b")
+    await server.flush()
+    other = await take_store(server, "b")
     assert other.epoch == store.epoch
     for call in (
         store.commit([put("n")]),
@@ -195,57 +201,57 @@ async def test_a_store_that_another_made_meanwhile_is_another_one(world):
     assert await rows_of(other) == {}
 
 
-async def test_its_owner_goes_on_where_the_data_come_back(world):
-    store = await taken(world, "a")
+async def test_an_owner_continues_after_its_data_return(server):
+    store = await take_store(server, "a")
     await store.commit([put("m")])
-    backup = await world.backup()
-    await world.flush()
+    backup = await server.backup()
+    await server.flush()
     with pytest.raises(StoreLost):
         await store.renew()
-    await world.roll_back(backup)
+    await server.roll_back(backup)
     await store.renew()
     assert await store.commit([put("n")]) == 2
 
 
 @pytest.mark.parametrize("is_empty", [True, False])
-async def test_its_owner_writes_back_what_it_knows(world, is_empty: bool):
-    store = await taken(world, "a")
+async def test_an_owner_restores_its_records(server, is_empty: bool):
+    store = await take_store(server, "a")
     secret = await store.secret()
-    backup = await world.backup()
+    backup = await server.backup()
     await store.commit([put("m", '"ä\\n"'), put("n", "0")])
     last = await store.commit([put("n", "1", 1)])
     known = await store.read()
     if is_empty:
-        await world.flush()
+        await server.flush()
     else:
-        await world.roll_back(backup)
+        await server.roll_back(backup)
     await store.restore(known)
     assert await store.read() == known
     assert (await store.look()).owner == owner("a")
     assert await store.secret() == secret
     assert await store.commit([put("n", "2", last)]) == last + 1
     # The next owner finds a store like any other.
-    assert (await taken(world, "b")).id == store.id
+    assert (await take_store(server, "b")).id == store.id
 
 
-async def test_a_restored_store_holds_nothing_that_came_in_between(world):
-    store = await taken(world, "a")
+async def test_a_restore_removes_records_of_the_backup(server):
+    store = await take_store(server, "a")
     await store.commit([put("m")])
-    backup = await world.backup()
+    backup = await server.backup()
     await store.commit([RecordChange(Table.MODELS, "m", 1, None), put("n")])
     known = await store.read()
-    await world.roll_back(backup)
+    await server.roll_back(backup)
     await store.restore(known)
     assert known.tables[Table.MODELS] == {"n": Stored(2, "{}")}
     assert await store.read() == known
 
 
-async def test_a_store_taken_after_a_loss_has_a_higher_epoch_than_any_before(world):
-    store = await taken(world, "a")
-    backup = await world.backup()
-    second = await taken(world, "b")
-    await world.roll_back(backup)
-    third = world.connect()
+async def test_a_store_taken_after_a_loss_has_a_higher_epoch_than_any_before(server):
+    store = await take_store(server, "a")
+    backup = await server.backup()
+    second = await take_store(server, "b")
+    await server.roll_back(backup)
+    third = server.connect()
     await third.take(owner("c"), await third.look(), above_epoch=second.epoch)
     assert third.epoch == 3
     for former in (store, second):
@@ -253,13 +259,13 @@ async def test_a_store_taken_after_a_loss_has_a_higher_epoch_than_any_before(wor
             await former.commit([put("n")])
 
 
-async def test_two_owners_that_got_one_epoch_are_told_apart(world):
-    first = await taken(world, "a")
+async def test_two_owners_with_the_same_epoch_are_distinguished(server):
+    first = await take_store(server, "a")
     revision = await first.commit([put("m")])
-    backup = await world.backup()
-    lost = await taken(world, "b")
-    await world.roll_back(backup)
-    present = await taken(world, "c")
+    backup = await server.backup()
+    lost = await take_store(server, "b")
+    await server.roll_back(backup)
+    present = await take_store(server, "c")
     assert lost.epoch == present.epoch
     await present.commit([put("m", "1", revision)])
     with pytest.raises(StoreTaken):

@@ -1,4 +1,4 @@
-"""What operators read where a store does not do what management asks of it."""
+"""Errors for operators when a store refuses a request of management."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -59,7 +59,7 @@ def commit(store: Store) -> Awaitable[int]:
 
 
 @pytest.mark.parametrize("credentials", ["", ":wrong@", "user:wrong@"])
-async def test_a_wrong_password_is_named_and_no_retry_helps(raw, connect, credentials: str):
+async def test_a_wrong_password_is_refused_with_the_setting(raw, connect, credentials: str):
     await raw.config_set("requirepass", "right")
     for call in ("look", "ping", "secret", "read"):
         with pytest.raises(StoreRefused, match=r"refuses the password: .*SKYSAIL_REDIS_URL"):
@@ -67,18 +67,18 @@ async def test_a_wrong_password_is_named_and_no_retry_helps(raw, connect, creden
     await connect(":right@").look()
 
 
-async def test_a_password_that_nobody_asked_for_is_named(connect):
+async def test_a_needless_password_is_refused(connect):
     with pytest.raises(StoreRefused, match="refuses the password"):
         await connect(":needless@").look()
 
 
-async def test_a_user_without_the_right_is_named(raw, connect):
+async def test_a_user_without_permission_is_refused(raw, connect):
     await raw.execute_command("ACL", "SETUSER", "u", "on", ">p", "~*", "+ping", "+auth")
     with pytest.raises(StoreRefused, match=r"denies a command or key to its user: .*\{skysail:"):
         await connect("u:p@").look()
 
 
-async def test_a_replica_is_named_as_what_it_is(raw, store: Store):
+async def test_a_read_only_replica_is_named(raw, store: Store):
     await raw.execute_command("REPLICAOF", "127.0.0.1", "1")
     for call in (commit(store), store.renew()):
         with pytest.raises(
@@ -90,7 +90,7 @@ async def test_a_replica_is_named_as_what_it_is(raw, store: Store):
     await commit(store)
 
 
-async def test_a_full_store_is_named_as_what_it_is(raw, store: Store):
+async def test_a_full_store_is_named(raw, store: Store):
     await raw.config_set("maxmemory", 1)
     with pytest.raises(StoreUnavailable, match=r"the store is full: .*raise its maxmemory"):
         await commit(store)
@@ -98,23 +98,21 @@ async def test_a_full_store_is_named_as_what_it_is(raw, store: Store):
     await commit(store)
 
 
-async def test_a_database_that_does_not_exist_is_named(server: StoreServer):
+async def test_a_missing_database_is_named(server: StoreServer):
     store = Store(f"{server.url}?db=999", "c")
     with pytest.raises(StoreRefused, match=r"refuses a command: .*DB index is out of range"):
         await store.look()
     await store.close()
 
 
-async def test_a_store_that_forgot_all_scripts_takes_commits(raw, store: Store):
+async def test_commits_succeed_after_scripts_are_flushed(raw, store: Store):
     for number in range(3):
         await raw.execute_command("SCRIPT", "FLUSH")
         await store.commit([RecordChange(Table.MODELS, str(number), ABSENT, "{}")])
     assert len((await store.read()).tables[Table.MODELS]) == 3
 
 
-async def test_commits_of_a_store_that_starts_again_and_again_are_made_or_told(
-    server: StoreServer, store: Store
-):
+async def test_commits_during_restarts_succeed_or_raise(server: StoreServer, store: Store):
     errors: list[BaseException] = []
     names: list[str] = []
 
@@ -148,7 +146,7 @@ URLS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("url", URLS)
-def test_a_url_that_is_none_is_shown_without_its_password(url: str):
+def test_an_invalid_url_is_shown_without_its_password(url: str):
     with pytest.raises(InvalidInput, match="a URL such as redis://host:6379/0") as raised:
         Store(url, "c")
     assert f"the store at {URLS[url]}" in raised.value.message

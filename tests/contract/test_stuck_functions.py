@@ -1,4 +1,4 @@
-"""A model server whose function does not return ends itself and says where it was."""
+"""A model server ends itself when its function is stuck, and logs the location."""
 
 import asyncio
 import re
@@ -25,7 +25,7 @@ def keeps_the_interpreter(x):
     import ctypes
 
     if x.max() > 0:
-        # PyDLL does not let go of the interpreter during a call.
+        # PyDLL holds the interpreter during a call.
         ctypes.PyDLL(None).sleep(60)
     return x
 
@@ -39,7 +39,7 @@ def keeps_the_interpreter(x):
             ExitCode.STUCK,
             r"no result after \d s, in waits, line 4 of its code \(wait, threading\.py line \d+\)",
         ),
-        # Only faulthandler can still do something, and it knows one status.
+        # The faulthandler alone can still act, and it always exits with the same status.
         (
             keeps_the_interpreter,
             1,

@@ -1,4 +1,4 @@
-"""A cluster whose services are containers too: by `skysail up --all-in-docker`, and by compose."""
+"""Clusters whose services are containers, by `skysail up --all-in-docker` and by compose."""
 
 import json
 import os
@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[2]
 ROW = np.ones((1, 3))
 double = portable(lambda x: x * 2)
 
-# Tries every way out that a process without rights has, also past the routing table.
+# The program tries every route that an unprivileged process has, even past the routing table.
 REACH = """
 import socket, sys
 from concurrent.futures import ThreadPoolExecutor
@@ -95,9 +95,9 @@ def docker_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running
     remove_images(label(data_dir))
 
 
-def test_clients_and_commands_find_it_as_they_find_a_local_cluster(docker_cluster, monkeypatch):
+def test_clients_and_commands_find_the_cluster_by_its_data_directory(docker_cluster, monkeypatch):
     monkeypatch.setenv("SKYSAIL_DATA_DIR", str(docker_cluster.data_dir))
-    # Without being told where anything is: management tells where the frontend is published.
+    # The client finds management by its directory, and the frontend by management.
     with skysail.Client() as client:
         assert list(client.predict("app", [1, 2, 3]).output) == [2, 4, 6]
         assert client.status().container_manager == "docker"
@@ -108,18 +108,18 @@ def test_clients_and_commands_find_it_as_they_find_a_local_cluster(docker_cluste
     ))  # fmt: skip
 
 
-def test_a_second_cluster_in_the_directory_is_refused(docker_cluster):
+def test_a_second_cluster_in_one_directory_is_refused(docker_cluster):
     data_dir = str(docker_cluster.data_dir)
     again = skysail_command("up", "--all-in-docker", "--detach", "--data-dir", data_dir)
     assert again.returncode == 1
     assert "in use by another cluster" in again.stderr
 
 
-def test_a_replica_reaches_frontends_and_nothing_else(docker_cluster):
+def test_a_replica_reaches_only_frontends(docker_cluster):
     management = addresses(container(docker_cluster, MANAGEMENT))
     frontend = addresses(container(docker_cluster, FRONTEND))
     assert len(management) == len(frontend) == 2
-    # The store has no address at all.
+    # The store has no network.
     assert addresses(container(docker_cluster, STORE)) == []
     gateways = docker_gateways(*run_docker("network", "ls", "--quiet").split())
     published = docker_cluster.management.rpartition(":")[2]
@@ -131,7 +131,7 @@ def test_a_replica_reaches_frontends_and_nothing_else(docker_cluster):
     ]
     forbidden += [f"{each}:9090" for each in addresses(container(docker_cluster, PROMETHEUS))]
     assert "9090" in forbidden[-1]
-    # The addresses are right: a frontend reaches management by one of them.
+    # A frontend reaches management, which proves that the addresses are right.
     assert reached_from(container(docker_cluster, FRONTEND), forbidden[:6])
     doors = [f"{address}:8001" for address in frontend]
     reached = reached_from(replicas(docker_cluster)[0], [*forbidden, *doors])
@@ -139,7 +139,7 @@ def test_a_replica_reaches_frontends_and_nothing_else(docker_cluster):
     assert len(reached & set(doors)) == 1
 
 
-def test_services_have_no_rights(docker_cluster):
+def test_services_have_no_capabilities(docker_cluster):
     for service in SERVICES:
         name = container(docker_cluster, service)
         host = inspect(name)["HostConfig"]
@@ -160,32 +160,32 @@ def test_each_service_passes_its_health_check(docker_cluster):
         run_docker("exec", name, *check[1:])
 
 
-def asked(prometheus: str, query: str) -> list[dict]:
-    """Return what Prometheus answers to a query now."""
+def query_prometheus(prometheus: str, query: str) -> list[dict]:
+    """Return the result of an instant query of Prometheus."""
     url = f"http://{prometheus}/api/v1/query?query={urllib.parse.quote(query)}"
     with urllib.request.urlopen(url, timeout=10) as response:
         return json.load(response)["data"]["result"]
 
 
-# It looks for frontends every 15 s, and asks each as often.
+# Prometheus discovers and scrapes frontends every 15 s.
 _PROMETHEUS_S = 60
 
 
 def has_measured(prometheus: str, num_replicas: int) -> bool:
-    """Tell whether Prometheus reaches one frontend, which has told it of so many replicas."""
-    up = [each["value"][1] for each in asked(prometheus, 'up{job="skysail-frontend"}')]
-    ready = asked(prometheus, 'skysail_replica_ready{model="m",version="1"} == 1')
+    """Return whether Prometheus scrapes one frontend with this number of ready replicas."""
+    up = [each["value"][1] for each in query_prometheus(prometheus, 'up{job="skysail-frontend"}')]
+    ready = query_prometheus(prometheus, 'skysail_replica_ready{model="m",version="1"} == 1')
     return up == ["1"] and len(ready) == num_replicas
 
 
-def test_prometheus_finds_the_frontend_and_keeps_what_it_measures(docker_cluster):
+def test_prometheus_scrapes_the_frontend_and_keeps_its_data(docker_cluster):
     prometheus = docker_cluster.prometheus
     eventually(
         lambda: has_measured(prometheus, 2), _PROMETHEUS_S, what="the frontend's metrics are there"
     )
     with urllib.request.urlopen(f"http://{prometheus}/graph", timeout=10) as response:
         page = response.read().decode()
-    # Its pages are whole: Debian's have scripts of other packages.
+    # Every script must exist, because Debian's package takes some from other packages.
     for script in re.findall(r'(?:src|href)="(/static/[^"]+)"', page):
         with urllib.request.urlopen(f"http://{prometheus}{script}", timeout=10) as response:
             assert response.read()
@@ -193,12 +193,12 @@ def test_prometheus_finds_the_frontend_and_keeps_what_it_measures(docker_cluster
     assert any(kept.iterdir())
 
 
-def test_management_that_dies_is_started_again_and_takes_its_replicas_over(docker_cluster):
+def test_a_killed_management_restarts_and_adopts_its_replicas(docker_cluster):
     name = container(docker_cluster, MANAGEMENT)
     before = set(replicas(docker_cluster))
     with docker_cluster.client() as client:
         with traffic(client, "app", [1, 2, 3]) as seen:
-            # As the kernel would: the engine takes its own signals for the wish of an operator.
+            # The test kills the process, because the engine does not restart a container that it killed.
             os.kill(inspect(name)["State"]["Pid"], signal.SIGKILL)
             eventually(lambda: inspect(name)["RestartCount"] == 1, what="management restarts")
 
@@ -214,7 +214,7 @@ def test_management_that_dies_is_started_again_and_takes_its_replicas_over(docke
     assert set(replicas(docker_cluster)) == before
 
 
-def test_a_service_that_is_told_to_stop_ends_in_order(docker_cluster):
+def test_a_stopped_service_exits_with_status_0(docker_cluster):
     for service in (PROMETHEUS, FRONTEND, MANAGEMENT):
         name = container(docker_cluster, service)
         run_docker("stop", "--time", "20", name)
@@ -233,7 +233,7 @@ def test_a_service_that_is_told_to_stop_ends_in_order(docker_cluster):
         eventually(answers, what="it answers again")
 
 
-def test_what_was_deployed_comes_back_after_down_and_nothing_stays_after_a_crash(tmp_path):
+def test_deployments_return_after_down_and_a_crash_leaves_nothing(tmp_path):
     if reason := why_not_all_in_docker():
         pytest.skip(reason)
     data_dir = tmp_path / "a"
@@ -248,7 +248,7 @@ def test_what_was_deployed_comes_back_after_down_and_nothing_stays_after_a_crash
     remove_images(label(data_dir))
 
 
-def test_a_start_that_fails_leaves_nothing(tmp_path, monkeypatch):
+def test_a_failed_start_leaves_nothing(tmp_path, monkeypatch):
     if reason := why_not_all_in_docker():
         pytest.skip(reason)
     monkeypatch.setenv("SKYSAIL_FRONTEND_MAX_QUEUE_SIZE", "none")
@@ -286,7 +286,7 @@ def compose(monkeypatch) -> Iterator[list[str]]:
     remove_images(mark)
 
 
-def test_compose_runs_the_same(compose):
+def test_compose_runs_a_cluster(compose):
     def run(*words: str) -> None:
         done = subprocess.run(
             [*compose, *words], capture_output=True, text=True, timeout=90, check=False

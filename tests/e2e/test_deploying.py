@@ -38,8 +38,7 @@ def run(cluster: RunningCluster, directory: Path, *arguments: str) -> str:
     return done.stdout
 
 
-# A session that computes, and like the real one cannot be pickled. ONNX Runtime itself is not
-# among the packages of the tests.
+# A stand-in for ONNX Runtime, which the tests do not install: it computes but cannot be pickled.
 ONNXRUNTIME = """
     import threading
 
@@ -56,13 +55,13 @@ ONNXRUNTIME = """
 """
 
 
-def test_a_session_that_is_made_on_first_use(
+def test_a_session_is_made_on_first_use(
     cluster: RunningCluster, client: skysail.Client, tmp_path: Path
 ):
     (tmp_path / "onnxruntime.py").write_text(textwrap.dedent(ONNXRUNTIME))
     (tmp_path / "model.onnx").write_bytes(b"the weights")
     (block,) = blocks_under("Objects that cannot be pickled")
-    # Tried first, as people do, and deployed again after that.
+    # The script calls the function before its first deploy, and then deploys it again.
     tried = "\npredict(np.ones((1, 4), np.float32))\nclient.deploy(predict, name='onnx', "
     again = "example=np.ones((1, 4), np.float32))\n"
     (tmp_path / "deploy.py").write_text(block + tried + again)
@@ -72,7 +71,9 @@ def test_a_session_that_is_made_on_first_use(
     assert [version.version for version in client.describe_model("onnx").versions] == ["1"]
 
 
-def test_a_package_with_data_files(cluster: RunningCluster, client: skysail.Client, tmp_path: Path):
+def test_a_package_with_data_files_is_deployed(
+    cluster: RunningCluster, client: skysail.Client, tmp_path: Path
+):
     for block in blocks_under("Files"):
         name = re.match(r"# (\S+)\n", block)
         assert name is not None
@@ -83,7 +84,7 @@ def test_a_package_with_data_files(cluster: RunningCluster, client: skysail.Clie
     assert client.predict("count", "a good day").output == 2
 
 
-# Runs cells as a kernel does: each is a file of its own, named for the process and the cell.
+# The program runs cells as a kernel does: each cell is a file named for process and cell.
 KERNEL = """
 import linecache, os, sys
 
@@ -102,7 +103,7 @@ for number, cell in enumerate(open(sys.argv[1]).read().split("# In[")[1:]):
     [("", ""), ("def predict(x):", "# What answers.\n\ndef predict(x):  # A line.")],
     ids=["as it is", "with comments"],
 )
-def test_a_notebook_that_is_run_again_from_top_to_bottom(
+def test_a_notebook_can_run_again_from_top_to_bottom(
     cluster: RunningCluster, client: skysail.Client, tmp_path: Path, change: tuple[str, str]
 ):
     (block,) = blocks_under("Run a notebook again")
@@ -119,7 +120,7 @@ def test_a_notebook_that_is_run_again_from_top_to_bottom(
     assert version.num_ready == 1
 
 
-def test_sizes_that_vary(client: skysail.Client):
+def test_outputs_may_vary_in_size(client: skysail.Client):
     def spans(texts):
         return np.zeros((len(texts), max(len(text.split()) for text in texts), 2))
 

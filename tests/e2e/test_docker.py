@@ -1,4 +1,4 @@
-"""A cluster whose replicas are containers, as a user meets it."""
+"""A local cluster whose replicas are Docker containers, from the user's side."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ from skysail_testing.processes import eventually
 from skysail_testing.traffic import traffic
 
 ROW = np.ones((1, 3))
-# By value: the module of the tests needs packages that the image has not.
+# Pickled by value, because the image lacks packages that this module imports.
 double = portable(lambda x: x * 2)
 
 
@@ -28,7 +28,7 @@ def docker_cluster_in(data_dir: Path) -> Iterator[RunningCluster]:
     with running_cluster(data_dir, "--container-manager", "docker") as cluster:
         yield cluster
     assert run_docker("ps", "--all", "--quiet", "--filter", label) == ""
-    # They stay for the next cluster in this directory, which there will not be.
+    # A cluster keeps its images for the next one in its directory.
     images = run_docker("images", "--quiet", "--filter", label).split()
     assert images
     run_docker("rmi", "--force", *images)
@@ -53,7 +53,7 @@ def ready(client: skysail.Client) -> set[str]:
     return {replica.container_id for replica in found.replicas if replica.state == "READY"}
 
 
-def test_a_container_that_is_killed_under_load_loses_no_query_and_comes_back(docker_client):
+def test_a_container_killed_under_load_is_replaced_and_loses_no_query(docker_client):
     docker_client.deploy(double, name="m", version="1", example=ROW, num_replicas=2)
     docker_client.register_application("app", default_output=[0, 0, 0], slo_ms=20_000)
     docker_client.link("app", "m")
@@ -71,7 +71,7 @@ def test_a_container_that_is_killed_under_load_loses_no_query_and_comes_back(doc
     assert set(seen.outcomes) == {"OK"}, (seen.outcomes, seen.problems)
 
 
-def test_what_goes_wrong_in_a_container_is_told_to_whoever_deploys(docker_client, monkeypatch):
+def test_a_failed_deploy_shows_the_log_of_its_container(docker_client, monkeypatch):
     def warm_here(x):
         import os
 
@@ -85,13 +85,13 @@ def test_what_goes_wrong_in_a_container_is_told_to_whoever_deploys(docker_client
     assert "RuntimeError: no GPU" in caught.value.log_tail
 
 
-def test_a_version_is_deployed_and_answers_within_seconds(docker_client):
+def test_a_deploy_takes_seconds(docker_client):
     begin = time.monotonic()
     docker_client.deploy(double, name="quick", version="1", example=ROW)
     assert time.monotonic() - begin < 10
 
 
-def test_down_after_a_crash_removes_the_containers_whatever_ran_them(docker_client, tmp_path):
+def test_down_after_a_crash_removes_the_containers(docker_client, tmp_path):
     with docker_cluster_in(tmp_path / "k") as cluster:
         with cluster.client() as client:
             client.deploy(double, name="m", version="1", example=ROW)

@@ -1,4 +1,4 @@
-"""Files that settings name, in a cluster that is all in Docker: TLS of the frontend, and the token."""
+"""Files of settings in a cluster that is all in Docker: TLS of the frontend, and the token."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ double = portable(lambda x: x * 2)
 
 @dataclass
 class Files:
-    """Files of this machine, which only root may read."""
+    """Files of this machine that only root may read."""
 
     directory: Path
 
@@ -33,7 +33,7 @@ class Files:
         return self.directory / name
 
     def write(self, name: str, content: bytes) -> Path:
-        # A new file in the place of the old one, as tools that renew certificates make it.
+        # The file is replaced atomically, as tools that renew certificates do.
         temporary = self.directory / f"{name}.new"
         temporary.touch(mode=0o600)
         temporary.write_bytes(content)
@@ -67,7 +67,7 @@ def _authority(files: Files, name: str) -> Certificate:
     return authority
 
 
-def test_the_services_have_the_files_and_follow_their_renewal(secured):
+def test_services_read_files_of_settings_and_their_renewals(secured):
     cluster, files = secured
 
     def client(ca: str, token: str | None = TOKEN) -> skysail.Client:
@@ -93,24 +93,26 @@ def test_the_services_have_the_files_and_follow_their_renewal(secured):
         except errors.SkysailError:
             return False
 
-    # The copies are renewed, then the frontend looks at them.
+    # The cluster renews the copies first, and then the frontend reads them.
     eventually(is_renewed, timeout_s=2 * EVERY_S + 30, what="the next certificate is shown")
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "flags", "told"),
+    ("variable", "value", "flags", "error"),
     [
         ("SKYSAIL_FRONTEND_TLS_KEY_FILE", "/nowhere", [], "cannot copy /nowhere of SKYSAIL_FRONT"),
         ("SKYSAIL_MANAGEMENT_TLS_KEY_FILE", "/etc/hosts", [], "management there speaks no TLS"),
         ("NONE", "", ["--management-host", "0.0.0.0"], "cannot open management on 0.0.0.0"),
     ],
 )
-def test_what_cannot_be_is_one_line(tmp_path: Path, monkeypatch, variable, value, flags, told):
+def test_an_impossible_setting_is_an_error_of_one_line(
+    tmp_path: Path, monkeypatch, variable, value, flags, error
+):
     if reason := why_not_all_in_docker():
         pytest.skip(reason)
     monkeypatch.setenv(variable, value)
     done = skysail_command("up", "--all-in-docker", "--data-dir", str(tmp_path), *flags)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert told in line
+    assert error in line
     assert not (tmp_path / "docker" / MANAGEMENT / "artifacts").exists()

@@ -1,4 +1,4 @@
-"""Two managements of one cluster, one lease of a real Kubernetes: one works, the other waits."""
+"""Leader election of two managements by a Lease of a real Kubernetes cluster."""
 
 import json
 import os
@@ -36,7 +36,7 @@ OURS = {
 
 
 class Place:
-    """What two managements share."""
+    """The namespace, lease, pods, store and data directory of two managements."""
 
     def __init__(self, cluster: KubernetesCluster, directory: Path, store_url: str) -> None:
         self.cluster = cluster
@@ -85,7 +85,7 @@ class Place:
 
     @staticmethod
     def _pod(name: str, **labels: str) -> dict:
-        """A pod that never runs: its labels are all that matters."""
+        """Return a pod that never runs, because the tests need only its labels."""
         return {
             "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels},
             "spec": {
@@ -97,7 +97,7 @@ class Place:
         return self.cluster.kubectl("--namespace", self.namespace, *arguments, stdin=stdin)
 
     def _write_config(self, account: str, path: Path) -> None:
-        """Write how that account reaches the cluster, and no more."""
+        """Write a kubeconfig with one context, which uses the account."""
         config = json.loads(self.cluster.kubectl("config", "view", "--raw", "--output", "json"))
         names = {each["name"]: each for each in config["contexts"]}
         current = names[config["current-context"]]["context"]["cluster"]
@@ -120,7 +120,7 @@ class Place:
         )  # fmt: skip
 
     def leaders(self) -> set[str]:
-        """Return the pods that the Service would select, of all clusters."""
+        """Return the pods with the label of a leader, in all clusters."""
         found = self.kubectl("get", "pods", "--selector", f"{LEADER}=true", "--output", "name")
         return {line.removeprefix("pod/") for line in found.split()}
 
@@ -130,10 +130,10 @@ class Place:
 
 
 class Management:
-    """One of the two."""
+    """A process of management with the identity of a pod."""
 
     def __init__(self, place: Place, pod: str, *flags: str, config: Path | None = None) -> None:
-        # Its address is known before it leads, and nobody else's.
+        # A unique address is known before the ready line, which only a leader prints.
         self.host = "127." + ".".join(str(1 + byte % 250) for byte in secrets.token_bytes(3))
         self.endpoint = f"{self.host}:8003"
         self._environment = {"KUBECONFIG": str(config or place.config)}
@@ -161,7 +161,7 @@ class Management:
         return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
 
     def health_check(self) -> int:
-        """Return what the health check of the image says."""
+        """Run the health check of the image and return its exit status."""
         environment = {
             "SKYSAIL_MANAGEMENT_HOST": self.host, "SKYSAIL_MANAGEMENT_DATA_DIR": "/nowhere",
         }  # fmt: skip
@@ -185,7 +185,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place
 
 @pytest.fixture
 def started(place: Place) -> Iterator[list[Management]]:
-    """Managements that a test starts; none outlives it."""
+    """A list of managements, which the fixture stops after the test."""
     place.new_lease()
     started: list[Management] = []
     yield started
@@ -213,13 +213,13 @@ def seconds_until_ready(management: Management, timeout_s: float = 30) -> float:
     return time.monotonic() - began
 
 
-def test_one_leads_and_the_other_waits(place, pair):
+def test_one_management_leads_and_the_other_waits(place, pair):
     _, standby = pair
     assert [each.health_check() for each in pair] == [0, 0]
     assert [each.health("") for each in pair] == ["SERVING", "NOT_SERVING"]
     eventually(lambda: standby.health("skysail.readiness") == "SERVING", what="it is ready")
     assert place.holder() == "pod-a"
-    # The label of one that crashed is gone; another cluster's is not ours.
+    # The leader removed the label of the crashed pod but not that of another cluster.
     eventually(lambda: place.leaders() == {"pod-a", "pod-other"}, what="the label is on the leader")
     with skysail.Client(standby.endpoint) as client:
         with pytest.raises(errors.Unavailable, match="another one leads"):
@@ -246,7 +246,7 @@ def test_an_orderly_stop_hands_over_within_three_seconds(place, pair):
     assert place.leaders() == {"pod-other"}
 
 
-def test_a_standby_that_its_store_refuses_ends_and_was_never_ready(place, started):
+def test_a_standby_with_a_wrong_password_exits(place, started):
     started.append(Management(place, "pod-a"))
     started[0].service.wait_ready()
     url = place.store_url.replace("unix://", "unix://:wrong@")
@@ -256,7 +256,7 @@ def test_a_standby_that_its_store_refuses_ends_and_was_never_ready(place, starte
     assert place.holder() == "pod-a"
 
 
-def test_a_management_without_the_lease_is_kept_out_of_the_store(place, started):
+def test_a_management_without_the_lease_is_refused_by_the_store(place, started):
     started.append(Management(place, "pod-a"))
     started[0].service.wait_ready()
     flags = ["--data-dir", str(place.directory / "elsewhere"), "--port", "0"]
@@ -266,13 +266,13 @@ def test_a_management_without_the_lease_is_kept_out_of_the_store(place, started)
     assert started[0].health("") == "SERVING"
 
 
-def test_a_standby_ends_when_it_is_told_to(place, pair):
+def test_a_standby_stops_on_sigterm(place, pair):
     _, standby = pair
     assert standby.service.stop() == 0
     assert place.holder() == "pod-a"
 
 
-def test_a_killed_leader_is_followed_within_the_duration(place, pair):
+def test_a_standby_succeeds_a_killed_leader_within_the_lease(place, pair):
     leader, standby = pair
     leader.service.process.kill()
     assert seconds_until_ready(standby) < LEASE_S + 2
@@ -280,7 +280,7 @@ def test_a_killed_leader_is_followed_within_the_duration(place, pair):
     eventually(lambda: place.leaders() == {"pod-b", "pod-other"}, what="the label moved")
 
 
-def test_a_pod_whose_container_died_leads_again_at_once(place, started):
+def test_a_pod_with_a_restarted_container_leads_again_at_once(place, started):
     started.append(Management(place, "pod-a"))
     started[0].service.wait_ready()
     started[0].service.process.kill()
@@ -289,7 +289,7 @@ def test_a_pod_whose_container_died_leads_again_at_once(place, started):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_leader_that_cannot_reach_kubernetes_ends_before_another_leads(place, started, number):
+def test_a_leader_without_kubernetes_exits_before_another_leads(place, started, number):
     with kubectl_proxy(place) as (proxy, address):
         leader = Management(
             place, "pod-a", "--kubernetes-proxy-addr", address,
@@ -305,17 +305,17 @@ def test_a_leader_that_cannot_reach_kubernetes_ends_before_another_leads(place, 
         assert leader.service.wait(timeout_s=LEASE_S) == 69
         assert time.monotonic() - began < LEASE_S * 2 / 3 + 1
         assert "the lease was not renewed in time; exiting at once" in leader.service.errors
-        # Nobody else did anything meanwhile.
+        # The standby does not serve before the leader has ended.
         assert standby.health("") == "NOT_SERVING"
         seconds_until_ready(standby)
         assert time.monotonic() - began < LEASE_S + 3
 
 
-def test_a_leader_that_stood_still_does_nothing_more(place, pair):
+def test_a_frozen_leader_exits_when_it_resumes(place, pair):
     leader, standby = pair
     os.kill(leader.pid, signal.SIGSTOP)
     eventually(lambda: place.holder() == "pod-b", what="the standby has the lease")
-    # What is frozen still has the data directory, so that two never write there.
+    # The frozen leader still locks the data directory, so the standby must wait.
     time.sleep(1)
     assert standby.health("") == "NOT_SERVING"
     assert standby.health("skysail.liveness") == "SERVING"
@@ -324,7 +324,7 @@ def test_a_leader_that_stood_still_does_nothing_more(place, pair):
     assert seconds_until_ready(standby) < 3
 
 
-def test_a_leader_ends_when_its_lease_is_deleted(place, started):
+def test_a_leader_exits_when_its_lease_is_deleted(place, started):
     started.append(Management(place, "pod-a"))
     started[0].service.wait_ready()
     place.kubectl("delete", "lease", "lease")
@@ -332,7 +332,7 @@ def test_a_leader_ends_when_its_lease_is_deleted(place, started):
     assert place.kubectl("get", "leases", "--output", "name") == ""
 
 
-def test_a_lease_that_is_made_later_is_waited_for(place, started):
+def test_management_waits_for_a_missing_lease(place, started):
     place.kubectl("delete", "lease", "lease")
     started.append(Management(place, "pod-a"))
     started[0].wait_alive()
@@ -341,7 +341,7 @@ def test_a_lease_that_is_made_later_is_waited_for(place, started):
     assert seconds_until_ready(started[0]) < 3
 
 
-def test_a_role_that_lacks_a_rule_is_named(place, started):
+def test_a_missing_rule_of_the_role_is_named(place, started):
     started.append(Management(place, "pod-a", config=place.bare_config))
     assert started[0].service.wait() == 1
     assert re.search(

@@ -18,7 +18,7 @@ DEFAULT_PORTS = (8000, 8001, 8003)
 def program(text: str) -> str:
     """Return a shell script that runs every block in order; all Python is one session."""
     blocks = BLOCK.findall(text)
-    # The first of the README is an excerpt that only shows what a deploy looks like.
+    # The first block of the README is an excerpt that cannot run alone.
     if blocks[0][1].startswith("client.deploy("):
         del blocks[0]
     script = ["set -e"]
@@ -28,7 +28,7 @@ def program(text: str) -> str:
             python.append(code)
             whole = "\n".join(python)
             script.append(f"{shlex.quote(sys.executable)} -c {shlex.quote(whole)}")
-            # What was deployed once need not be deployed again.
+            # Later blocks do not repeat the calls of earlier ones.
             python = [
                 re.sub(r"^(client\.(?!predict).*|print\(.*)$", "", p, flags=re.M) for p in python
             ]
@@ -68,7 +68,7 @@ def test_the_page_runs(page: str, outputs: list[str], tmp_path: Path):
             check=False,
         )
     finally:
-        # In case it stopped half way.
+        # The script may have failed before its own `down`.
         subprocess.run(
             [sys.executable, "-m", "skysail", "down"],
             env=environment,

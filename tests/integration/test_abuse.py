@@ -1,4 +1,4 @@
-"""Abuse of the query ports: no request stops a frontend for long, and none leaves memory behind."""
+"""Abuse of the query ports: no request stalls a frontend for long or leaks memory."""
 
 import threading
 from collections.abc import Iterator
@@ -16,23 +16,23 @@ from benchmarks.attack.watching import PROBE_EVERY_S, Probe, Watched
 from skysail_testing.clusters import RunningCluster, running_cluster
 
 SMALL_S = 0.02
-"""Processor time that any request may take, however small it is."""
+"""Processor time limit of the smallest request."""
 MAX_S_PER_MIB = 0.015
-"""Processor time for each MiB: reading, decompressing and parsing it once, on a slow machine."""
+"""Additional processor time for each MiB, which is read, decompressed and parsed once."""
 MAX_STALL_S = 0.05
 MAX_PEAK = 5
-"""Most memory that a request may take for a moment, in its own sizes."""
+"""Limit of the temporary memory of a request, in multiples of its size."""
 
 NUM_BEFORE = 200
-"""Refusals after which memory is measured: the first ones fill what is kept for the next."""
+"""Refusals before the measurement, which fill the caches of the allocator."""
 NUM_REFUSED = 1000
 NUM_CALLERS = 4
 REFUSED_BYTES = 16 * KIB
 MAX_LEFT_BYTES = 4 * MIB
-"""A quarter of what was sent, because memory comes and goes in large pieces."""
+"""A quarter of the sent bytes, because the allocator works in large pieces."""
 
 ROWS = "rows"
-"""The structure each element of which is a query, and costs as much as one."""
+"""A structure whose elements are queries, each with the cost of one."""
 ANSWERED = {"200", "OK"}
 ENCODINGS = ["identity", "gzip"]
 
@@ -61,20 +61,20 @@ def endpoints_of(cluster: RunningCluster) -> Endpoints:
 
 
 class Stalls:
-    """Measures how long an event loop stands still, from a thread."""
+    """A measurement of the stalls of an event loop, by a thread."""
 
     def __init__(self, probe: Probe) -> None:
         self._probe = probe
 
     @contextmanager
     def longest(self) -> Iterator[list[float]]:
-        """Put the longest stall inside of the block into a list."""
+        """Measure inside the block; yield a list with the longest stall."""
         found = [0.0]
         done = threading.Event()
 
         def run() -> None:
             while not done.wait(PROBE_EVERY_S):
-                # An idle connection may have been closed.
+                # The frontend may have closed the idle connection.
                 with suppress(ConnectionError):
                     found[0] = max(found[0], self._probe.stall_s()[0])
 
@@ -95,13 +95,13 @@ def stalls(attacked: RunningCluster, frontend: Watched) -> Iterator[Stalls]:
 
 
 def send(sender: Sender, structure: Structure, body: bytes, encoding: str) -> str:
-    """Send what was made before, and compressed before for HTTP."""
+    """Send a body, which is compressed already for HTTP."""
     if structure.is_http:
         return sender.post(structure.door, body, encoding)
     return sender.call(structure.door, body, is_compressed=encoding != "identity")
 
 
-def made(structure: Structure, size: int, encoding: str) -> bytes:
+def compressed_body(structure: Structure, size: int, encoding: str) -> bytes:
     body = structure.make(size)
     return packed(body, encoding) if structure.is_http else body
 
@@ -109,8 +109,8 @@ def made(structure: Structure, size: int, encoding: str) -> bytes:
 def check_bounds(
     sender: Sender, frontend: Watched, structure: Structure, size: int, encoding: str
 ) -> float:
-    """Send a structure, hold what the frontend took against the size, and return its time."""
-    body = made(structure, size, encoding)
+    """Send a structure, check time and memory of the frontend, and return the time."""
+    body = compressed_body(structure, size, encoding)
     held = frontend.rss_bytes()
     frontend.forget_peak()
     before = frontend.cpu_s()
@@ -143,20 +143,20 @@ def test_time_and_memory_are_bounded_by_the_size(
 @pytest.mark.parametrize(
     "structure", [each for each in STRUCTURES if not each.name.endswith(ROWS)], ids=str
 )
-def test_the_largest_message_keeps_nobody_waiting(
+def test_the_largest_message_does_not_stall_the_event_loop(
     sender: Sender, frontend: Watched, stalls: Stalls, structure: Structure, encoding: str
 ):
     with stalls.longest() as found:
         taken_s = check_bounds(sender, frontend, structure, MAX_BYTES, encoding)
-    # What the frontend did not compute, others on this machine did.
+    # Time beyond the frontend's own processor time was taken by other processes.
     stall_s = min(found[0], taken_s)
     print(f"stall {1e3 * stall_s:.0f} ms")
     assert stall_s < MAX_STALL_S
 
 
 def refuse_many(cluster: RunningCluster, structure: Structure, encoding: str, number: int) -> None:
-    """Send a structure many times, by several callers at once."""
-    body = made(structure, REFUSED_BYTES, encoding)
+    """Send a structure many times from several threads."""
+    body = compressed_body(structure, REFUSED_BYTES, encoding)
 
     def send_share() -> None:
         with Sender(endpoints_of(cluster)) as sender:

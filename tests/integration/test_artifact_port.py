@@ -1,4 +1,4 @@
-"""The port of management on which replicas fetch their artifact, and nothing else is answered."""
+"""The artifact port of management, which serves only artifacts and health."""
 
 import secrets
 from collections.abc import AsyncIterator
@@ -43,7 +43,7 @@ class Ports:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def ports(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ports]:
-    """Management with an artifact port, and a version that is deployed."""
+    """Management with an artifact port and a deployed version."""
     directory = tmp_path_factory.mktemp("a")
     store = StoreServer(embedded_command, directory)
     await store.start()
@@ -70,14 +70,14 @@ def _management(directory: Path, url: str) -> Service:
     return Service("skysail_management", flags)
 
 
-def test_a_replica_deploys_through_it(ports):
+def test_a_replica_fetches_its_artifact_from_the_port(ports):
     assert ports.artifacts != ports.admin
     with skysail.Client(ports.admin) as client:
         (replica,) = client.describe_version("m", "1").replicas
     assert replica.state == "READY"
 
 
-def test_it_serves_artifacts_to_replicas_alone(ports):
+def test_the_port_serves_artifacts_only_with_the_right_token(ports):
     assert ports.download(ports.artifacts).startswith(b"PK")
     with pytest.raises(grpc.RpcError) as raised:
         ports.download(ports.artifacts, token=secrets.token_hex(32))
@@ -91,19 +91,19 @@ def test_the_admin_port_no_longer_serves_artifacts(ports):
     assert "management has an artifact port" in raised.value.details()
 
 
-def test_every_other_method_is_refused_there(ports):
+def test_the_port_refuses_every_other_method(ports):
     methods = pb.DESCRIPTOR.services_by_name["ManagementService"].methods_by_name
     assert len(methods) > 20
     with grpc.insecure_channel(ports.artifacts) as channel:
         for name in set(methods) - {"DownloadArtifact"}:
-            # Refused before anything is read, so what is sent need not be a message.
+            # Management refuses the method before it reads the malformed message.
             call = channel.stream_stream(f"/{SERVICE}/{name}")
             with pytest.raises(grpc.RpcError) as raised:
                 list(call(iter([b"\xff"]), timeout=10))
             assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED, name
 
 
-def test_a_large_message_is_refused_there(ports):
+def test_the_port_refuses_large_messages(ports):
     with grpc.insecure_channel(ports.artifacts) as channel:
         call = channel.unary_stream(f"/{SERVICE}/DownloadArtifact")
         with pytest.raises(grpc.RpcError) as raised:
@@ -111,7 +111,7 @@ def test_a_large_message_is_refused_there(ports):
     assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-def test_health_is_told_there(ports):
+def test_the_port_serves_health(ports):
     with grpc.insecure_channel(ports.artifacts) as channel:
         for name in ("", SERVICE):
             request = health_pb2.HealthCheckRequest(service=name)

@@ -31,7 +31,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster
 @pytest.fixture(scope="module")
 def client(cluster: RunningCluster) -> Iterator[skysail.Client]:
     with cluster.client() as client:
-        # Each replica computes 40 rows a second, without being in the way of other replicas.
+        # A replica sleeps, so it serves 40 rows a second without slowing other replicas.
         client.deploy(models.nap, name="nap", version="1", example=ROW, max_batch_size=1)
         client.register_application("app", default_output=[0, 0, 0], slo_ms=10_000)
         client.link("app", "nap")
@@ -51,7 +51,7 @@ def is_at(client: skysail.Client, number: int) -> bool:
     return found.deployment.num_replicas == found.num_ready == len(found.replicas) == number
 
 
-def test_replicas_grow_with_a_step_of_the_load_and_shrink_when_it_ends(cluster, client):
+def test_replicas_grow_and_shrink_with_the_load(cluster, client):
     found = client.autoscale("nap", max_replicas=MOST)
     assert found.deployment is not None
     assert found.deployment.autoscaling == Autoscaling(1, MOST)
@@ -64,16 +64,16 @@ def test_replicas_grow_with_a_step_of_the_load_and_shrink_when_it_ends(cluster, 
         assert page.sum("skysail_arrived_rows_total", model="nap") >= seen.total - 8
         capacity = page.sum("skysail_replica_capacity_rows_per_second", model="nap")
         assert 20 < capacity < 41
-    # None at the default output either.
+    # No query got the default output either.
     assert set(seen.outcomes) == {"OK"}, seen.problems[:3]
     eventually(lambda: is_at(client, 1), what="one replica is left")
     assert client.predict("app", ROW[0]).outcome == "OK"
 
 
-def test_whoever_says_how_many_there_are_switches_it_off(client):
+def test_scale_turns_autoscaling_off(client):
     found = client.autoscale("nap", min_replicas=2, max_replicas=MOST)
     assert num_wanted(client) == 2
-    # Deployed again, it keeps what its load needs.
+    # The second deploy keeps the present number of replicas.
     client.deploy(models.nap, name="nap", version="1", example=ROW, max_batch_size=1)
     assert is_at(client, 2)
     found = client.scale("nap", 1)
@@ -86,6 +86,6 @@ def test_whoever_says_how_many_there_are_switches_it_off(client):
 
 
 @pytest.mark.parametrize(("least", "most"), [(0, 2), (3, 2), (1, 1001)])
-def test_bounds_that_cannot_be_are_refused(client, least, most):
+def test_invalid_bounds_are_refused(client, least, most):
     with pytest.raises(errors.InvalidInput, match="min_replicas must be at least 1"):
         client.autoscale("nap", min_replicas=least, max_replicas=most)

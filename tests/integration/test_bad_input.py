@@ -168,7 +168,7 @@ class TestInputs:
 
 
 class TestFunctions:
-    def test_unpicklable_function_names_what_cannot_be_pickled(self, client):
+    def test_unpicklable_function_is_refused_with_its_object(self, client):
         lock = threading.Lock()
 
         def predict(x):
@@ -334,7 +334,7 @@ class TestOperators:
                 with pytest.raises(errors.Unavailable) as raised:
                     call()
                 assert str(raised.value) == text
-                # Neither an error of gRPC's above it is shown nor the inside of the client.
+                # The traceback shows neither the error of gRPC nor frames of the client.
                 assert raised.value.__suppress_context__
                 assert traceback.extract_tb(raised.value.__traceback__)[-1].name == "checking"
 

@@ -1,4 +1,4 @@
-"""A management that watches its containers no longer ends, and the next one takes them over."""
+"""Management exits if its watch of containers ends, and the next one adopts them."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from skysail_testing import models
 from skysail_testing.clusters import running_cluster
 from skysail_testing.processes import eventually
 
-# Python imports it at the start of each process; only management is changed, and only once.
+# Python imports this module in each process; it breaks one watch of management.
 _SITE = """
 import os, sys
 from pathlib import Path
@@ -31,7 +31,7 @@ if "skysail_management" in sys.orig_argv and "--stop-replicas-only" not in sys.o
 """
 
 
-def test_a_management_whose_watch_ends_is_replaced_and_its_replicas_are_taken_over(
+def test_a_management_whose_watch_ends_is_replaced_by_one_that_adopts_its_replicas(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     flag = tmp_path / "blind"
@@ -65,7 +65,7 @@ def test_a_management_whose_watch_ends_is_replaced_and_its_replicas_are_taken_ov
 
 
 def _tolerant(is_so):
-    """Return False while management is away."""
+    """Return a condition that is false while management is down."""
 
     def asked() -> bool:
         try:

@@ -1,4 +1,4 @@
-"""User code that holds the interpreter for seconds: only the native transport's health goes on."""
+"""Health of a replica while user code holds the interpreter, on the native transport."""
 
 import importlib.util
 import threading
@@ -19,16 +19,16 @@ EXAMPLE = np.zeros((1, 1), np.float32)
 
 
 def hold(x):
-    """Keep the interpreter for 5 s if asked for it, as a C extension of some users does."""
+    """Hold the interpreter for 5 s on a positive input, as some C extensions do."""
     import ctypes
 
     if x.max() > 0:
-        # PyDLL does not let go of the interpreter during a call.
+        # PyDLL holds the interpreter during a call.
         ctypes.PyDLL(None).usleep(5_000_000)
     return x
 
 
-def test_a_replica_whose_interpreter_is_held_stays_healthy_and_in_use(cluster, client, request):
+def test_a_replica_with_a_held_interpreter_stays_healthy(cluster, client, request):
     if request.config.getoption("--transport") == "grpc":
         pytest.skip("health is answered by the interpreter on grpc.aio")
     client.deploy(hold, name="hold", version="1", example=EXAMPLE)

@@ -1,4 +1,4 @@
-"""What a deployment leaves that its caller cancels."""
+"""A deploy that its caller cancels."""
 
 import asyncio
 import io
@@ -15,7 +15,7 @@ from skysail_testing.clusters import RunningCluster
 
 
 class Slow:
-    """A function that takes long to load."""
+    """A function with a slow load."""
 
     def __getstate__(self) -> dict[str, bool]:
         return {"slow": True}
@@ -38,7 +38,9 @@ class _Terminal(io.StringIO):
         return True
 
 
-async def test_it_leaves_no_task_and_no_spinner_and_goes_on_in_the_cluster(client, monkeypatch):
+async def test_a_cancelled_deploy_continues_in_the_cluster_and_leaves_no_task_or_spinner(
+    client, monkeypatch
+):
     await client.status()
     tasks, threads = asyncio.all_tasks(), set(threading.enumerate())
     terminal = _Terminal()

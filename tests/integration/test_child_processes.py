@@ -1,4 +1,4 @@
-"""Models that fork, use signals and leave threads: the replica lives on, and ends when told."""
+"""Replicas survive and stop with models that fork, use signals and leave threads."""
 
 from collections.abc import Iterator
 
@@ -36,7 +36,7 @@ def test_a_model_may_use_child_processes(client, children, way):
     assert children.is_running()
 
 
-def test_a_child_that_lives_on_holds_no_connection_of_the_replica(client, children):
+def test_a_surviving_child_holds_no_connection_of_the_replica(client, children):
     assert client.predict("children", "leaves", timeout_s=30).output == "leaves"
     (child,) = (
         each for each in children.children() if "resource_tracker" not in str(each.cmdline())
@@ -50,7 +50,7 @@ def test_a_child_that_lives_on_holds_no_connection_of_the_replica(client, childr
     child.kill()
 
 
-def test_what_user_code_does_in_a_fork_ends_there(client, children):
+def test_user_code_in_a_fork_does_not_affect_the_replica(client, children):
     for way in ("forgets", "exits", "fails"):
         assert client.predict("children", way, timeout_s=30).output == way
     assert client.predict("children", "none").output == "none"
@@ -58,7 +58,7 @@ def test_what_user_code_does_in_a_fork_ends_there(client, children):
 
 
 @pytest.mark.parametrize("model", [models.leaves_a_thread, models.takes_signals])
-def test_a_replica_ends_when_told_whatever_its_model_left(cluster, client, model):
+def test_a_replica_stops_despite_threads_and_signal_handlers_of_its_model(cluster, client, model):
     name = model.__name__.replace("_", "-")
     client.deploy(model, name=name, version="1", example=ROW)
     client.predict(name, [1, 7, 3])
@@ -69,8 +69,8 @@ def test_a_replica_ends_when_told_whatever_its_model_left(cluster, client, model
     client.undeploy(name, force=True)
 
 
-def test_a_signal_that_an_event_loop_of_the_model_handles_stops_the_replica(cluster, client):
-    client.deploy(models.handles_signals_meanwhile, name="loops", version="1", example=ROW)
+def test_sigterm_handled_by_the_model_stops_the_replica(cluster, client):
+    client.deploy(models.handles_sigterm, name="loops", version="1", example=ROW)
     replica = replica_of(cluster, client, "loops")
     assert client.predict("loops", [1, 7, 3]).output.tolist() == [1, 7, 3]
     replica.wait(SOON_S)
@@ -90,6 +90,6 @@ def test_a_replica_without_memory_is_replaced(cluster, client):
     client.undeploy("spends", force=True)
 
 
-def test_a_version_that_cannot_answer_its_example_in_the_end_is_not_deployed(client):
+def test_a_version_that_runs_out_of_memory_in_its_warm_up_is_not_deployed(client):
     with pytest.raises(errors.DeployFailed, match="MemoryError"):
         client.deploy(models.spends_memory_early, name="spent", version="1", example=ROW)

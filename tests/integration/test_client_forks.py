@@ -1,4 +1,4 @@
-"""Clients and forks: each script runs in a process of its own, as users fork."""
+"""Clients in programs that fork; each script runs in a new process."""
 
 import os
 import subprocess
@@ -65,14 +65,14 @@ def run_script(_deployed, cluster: RunningCluster):
             timeout=_TIMEOUT_S,
             check=False,
         )
-        # Nothing of gRPC's about forks either.
+        # gRPC must not warn about forks either.
         assert (done.returncode, done.stderr) == (0, ""), done.stdout
         return done.stdout.splitlines()
 
     return run
 
 
-def test_a_used_client_and_a_new_one_answer_in_children_and_parent(run_script):
+def test_used_and_new_clients_work_in_children_and_parent(run_script):
     lines = run_script("""
         client = new_client()
         assert ask(client) == 3
@@ -85,7 +85,7 @@ def test_a_used_client_and_a_new_one_answer_in_children_and_parent(run_script):
     assert lines == [*(f"({index + 2}.0, {index + 2}.0)" for index in range(20)), "3.0"]
 
 
-def test_a_pool_asks_by_the_clients_of_its_parent(run_script):
+def test_a_process_pool_uses_the_clients_of_its_parent(run_script):
     lines = run_script("""
         client = new_client()
         idle = new_client()
@@ -102,7 +102,7 @@ def test_a_pool_asks_by_the_clients_of_its_parent(run_script):
     assert lines == [str([2.0 * (value + 2) for value in range(8)]), "3.0 3.0", "3.0"]
 
 
-def test_a_query_that_is_under_way_is_answered_after_a_fork(run_script):
+def test_a_query_in_flight_is_answered_after_a_fork(run_script):
     lines = run_script("""
         client = new_client()
         ask(client)
@@ -119,7 +119,7 @@ def test_a_query_that_is_under_way_is_answered_after_a_fork(run_script):
     assert lines == ["7.0", "[3.0]"]
 
 
-def test_a_deploy_that_is_under_way_succeeds_in_spite_of_forks(run_script):
+def test_a_deploy_in_flight_survives_forks(run_script):
     lines = run_script("""
         import numpy as np
         client = new_client()
@@ -143,7 +143,7 @@ def test_a_deploy_that_is_under_way_succeeds_in_spite_of_forks(run_script):
     assert lines.count("child") > 1
 
 
-def test_workers_that_are_forked_before_they_serve(run_script):
+def test_prefork_workers_use_the_client_of_their_parent(run_script):
     lines = run_script("""
         import socket
         client = new_client()
@@ -170,7 +170,7 @@ def test_workers_that_are_forked_before_they_serve(run_script):
     assert lines == ["served", "served"]
 
 
-def test_a_child_ends_as_a_program_does(run_script):
+def test_a_child_exits_normally(run_script):
     lines = run_script("""
         client = new_client()
         ask(client)
@@ -183,7 +183,7 @@ def test_a_child_ends_as_a_program_does(run_script):
     assert lines == ["3.0", "3.0", "3.0"]
 
 
-def test_a_child_of_a_process_with_a_connected_async_client_is_refused_at_once(run_script):
+def test_a_child_cannot_connect_while_its_parent_has_an_async_client(run_script):
     script = """
         client = new_client()
 
@@ -207,7 +207,7 @@ def test_a_child_of_a_process_with_a_connected_async_client_is_refused_at_once(r
         asyncio.run(main())
         print(ask(client))
     """
-    # Otherwise gRPC's own handlers start threads in the child, which may crash it.
+    # The fork handlers of gRPC would start threads in the child, which may crash it.
     lines = run_script(script, GRPC_ENABLE_FORK_SUPPORT="0")
     refused = "cannot connect in this process"
     assert lines == [refused, refused, refused, "3.0", "3.0", "3.0"]

@@ -1,4 +1,4 @@
-"""Clients connect again when their connections are old, and lose nothing."""
+"""Clients reconnect at the maximum connection age and lose no query."""
 
 import pytest
 

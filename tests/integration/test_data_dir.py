@@ -1,4 +1,4 @@
-"""Clusters of several kinds that were started from one data directory after each other."""
+"""Clusters of different kinds, started one after another from one data directory."""
 
 import json
 from pathlib import Path
@@ -12,13 +12,13 @@ from skysail_testing.commands import skysail_command
 NOTE = ClusterRecord(KubernetesOptions("models", context="far"), "https://192.0.2.1:6443", "uid")
 
 
-def test_down_stops_the_local_cluster_that_was_started_after_one_on_kubernetes(tmp_path: Path):
+def test_down_stops_a_local_cluster_in_the_directory_of_one_on_kubernetes(tmp_path: Path):
     NOTE.write(tmp_path)
-    # Its end, by `skysail down`, asks nothing: no Kubernetes answers at that address.
+    # The `down` of the local cluster must not call Kubernetes, which does not exist there.
     with running_cluster(tmp_path) as cluster, cluster.client() as client:
         assert client.status().container_manager == "local"
         assert not (tmp_path / KUBERNETES_RECORD).exists()
-        # The other way round: nothing of Kubernetes is asked while the directory is in use.
+        # A cluster on Kubernetes is refused without a call while the directory is in use.
         refused = skysail_command(
             "up", "--container-manager", "kubernetes", "--data-dir", str(tmp_path)
         )
@@ -27,9 +27,9 @@ def test_down_stops_the_local_cluster_that_was_started_after_one_on_kubernetes(t
         assert json.loads((tmp_path / "cluster.json").read_text())["pid"] == cluster.pid
 
 
-def test_a_local_up_names_the_cluster_on_kubernetes_that_it_no_longer_notes(tmp_path: Path):
+def test_a_local_up_names_the_cluster_on_kubernetes_of_its_directory(tmp_path: Path):
     NOTE.write(tmp_path)
-    # A port that nobody may have: nothing is started, and nothing forgotten.
+    # The start fails at this address, so the record of the other cluster must stay.
     started = skysail_command(
         "up", "--data-dir", str(tmp_path), "--host", "192.0.2.1", "--http-port", "8000"
     )

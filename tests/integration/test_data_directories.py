@@ -1,4 +1,4 @@
-"""Data directories with odd names, long ones, and those that cannot be written."""
+"""Data directories with odd and long names, read-only ones, and logs in them."""
 
 import os
 import signal
@@ -24,12 +24,12 @@ PORTS = [
 ]
 
 
-def test_a_name_with_characters_of_urls(tmp_path: Path):
+def test_a_name_may_have_special_characters_of_urls(tmp_path: Path):
     with running_cluster(tmp_path / "a b%20c#d?e\nf") as cluster:
         _serves(cluster)
 
 
-def test_a_long_name_and_a_long_directory_for_temporary_files(tmp_path: Path, monkeypatch):
+def test_data_and_temporary_directories_may_have_long_names(tmp_path: Path, monkeypatch):
     long_temporary = tmp_path.joinpath(*["a-long-name"] * 10)
     long_temporary.mkdir(parents=True)
     monkeypatch.setenv("TMPDIR", str(long_temporary))
@@ -45,7 +45,7 @@ def _serves(cluster: RunningCluster) -> None:
 
 
 @pytest.mark.parametrize("detach", [[], ["--detach"]])
-def test_one_that_cannot_be_written_is_one_line(detach: list[str]):
+def test_a_read_only_directory_is_an_error_of_one_line(detach: list[str]):
     done = skysail_command("up", "--data-dir", "/proc/x", *PORTS, *detach)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
@@ -53,7 +53,7 @@ def test_one_that_cannot_be_written_is_one_line(detach: list[str]):
     assert "--data-dir" in line
 
 
-def test_a_terminal_that_closes_ends_a_cluster_in_the_foreground(tmp_path: Path):
+def test_a_closed_terminal_ends_a_cluster_in_the_foreground(tmp_path: Path):
     process = subprocess.Popen(
         [
             sys.executable,

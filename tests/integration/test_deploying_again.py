@@ -1,4 +1,4 @@
-"""Doing it again is safe, and a mistake takes nothing away: with real processes."""
+"""Repeated deploys are idempotent, and failed deploys take nothing away."""
 
 import os
 import threading
@@ -24,7 +24,7 @@ def second(x):
 
 
 class OnlyOne:
-    """Serves in one process; in any other it fails once `go` exists beside its lock file."""
+    """A function that works in one process; others fail once `go` exists beside its lock file."""
 
     def __init__(self, lock: Path) -> None:
         self.lock = str(lock)
@@ -52,28 +52,28 @@ def answer(client, model: str) -> list[float]:
     return client.predict(model, [1.0, 1.0], timeout_s=5).output.tolist()
 
 
-def test_a_notebook_that_is_run_again_changes_nothing(client):
-    said = []
-    run = {"name": "notebook", "example": ROW, "on_event": said.append}
+def test_deploying_an_unchanged_function_again_changes_nothing(client):
+    events = []
+    run = {"name": "notebook", "example": ROW, "on_event": events.append}
     assert client.deploy(first, **run).version == "1"
     client.scale("notebook", 2)
     client.tune("notebook", cache_ttl_s=60)
-    said.clear()
+    events.clear()
     again = client.deploy(first, **run)
     assert (again.version, again.num_ready, again.is_current) == ("1", 2, True)
     assert again.deployment.serving.cache_ttl_s == 60
-    assert [event.step for event in said] == ["REGISTERED", "DONE"]
-    assert {event.version for event in said} == {"1"}
+    assert [event.step for event in events] == ["REGISTERED", "DONE"]
+    assert {event.version for event in events} == {"1"}
 
     found = client.deploy(second, **run)
     assert (found.version, found.is_current) == ("2", True)
     assert answer(client, "notebook") == [3, 3]
-    said.clear()
+    events.clear()
     with pytest.warns(skysail.SkysailWarning, match="'skysail promote notebook:1'") as warned:
         old = client.deploy(first, num_replicas=1, **run)
     assert warned[0].filename == __file__
     assert (old.version, old.is_current) == ("1", False)
-    notices = [event.message for event in said if event.step == "NOTICE"]
+    notices = [event.message for event in events if event.step == "NOTICE"]
     assert notices[0] == "scaled 2 to 1 because num_replicas=1 was given"
     assert notices[1].startswith("notebook:1 was current before")
     assert answer(client, "notebook") == [3, 3]
@@ -81,7 +81,7 @@ def test_a_notebook_that_is_run_again_changes_nothing(client):
         client.undeploy("notebook", version, force=True)
 
 
-def test_what_was_undeployed_starts_again_as_it_was(client):
+def test_an_undeployed_version_starts_again_with_its_options(client):
     options = {"num_replicas": 2, "environment": {"LEVEL": "7"}, "max_batch_size": 8}
     client.deploy(first, name="again-up", version="a", example=ROW, **options)
     before = client.describe_version("again-up").deployment
@@ -102,7 +102,7 @@ def test_what_was_undeployed_starts_again_as_it_was(client):
     client.undeploy("again-up", force=True)
 
 
-def test_a_replica_that_fails_does_not_take_a_promoted_version_along(client, tmp_path):
+def test_a_failed_replica_does_not_undeploy_a_promoted_version(client, tmp_path):
     lock = tmp_path / "lock"
     client.deploy(first, name="halves-up", version="1", example=ROW)
     is_ready = threading.Event()

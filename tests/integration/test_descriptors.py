@@ -1,4 +1,4 @@
-"""Limits of open files: what services raise, and what users' code gets."""
+"""Limits of open files in services and replicas."""
 
 import resource
 import sys
@@ -22,7 +22,7 @@ _SOFT = 300
 
 @contextmanager
 def soft_limit(soft: int) -> Iterator[int]:
-    """Lower the soft limit inside the `with` block, which gets the hard one."""
+    """Lower the soft limit inside the `with` block; yield the hard limit."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, before[1]))
     try:

@@ -1,4 +1,4 @@
-"""What a frontend says of itself while it drains."""
+"""Probes of a draining frontend."""
 
 import signal
 from contextlib import closing
@@ -13,7 +13,7 @@ def test_a_frontend_that_drains_is_not_ready(cluster: RunningCluster):
     frontend = Service("skysail_frontend", ["--management-endpoint", cluster.management, *ports])
     try:
         bound = frontend.wait_ready()
-        # Both are kept open; a frontend that drains takes no other.
+        # Both connections stay open because a draining frontend accepts no new ones.
         with (
             closing(HTTPConnection(bound["http"], timeout=10)) as http,
             closing(HTTPConnection(bound["http"], timeout=10)) as live,

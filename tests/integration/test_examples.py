@@ -67,7 +67,7 @@ def node_modules() -> Path:
     if shutil.which("node") is None or shutil.which("npm") is None:
         pytest.skip("no node: Node and npm are not installed")
     lock = (NODE_CLIENT / "package-lock.json").read_bytes()
-    # Installed once for all runs, because an installation takes seconds and needs the registry.
+    # A single installation serves all runs, because it takes seconds and needs the registry.
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     directory = cache / "skysail" / "node-example"
     if not (directory / "node_modules").is_dir() or (

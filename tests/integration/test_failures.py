@@ -1,4 +1,4 @@
-"""What fails is noticed, mended, and loses no query."""
+"""Recovery from failures of replicas, services and the store, without losing queries."""
 
 import os
 import signal
@@ -44,7 +44,7 @@ def containers(client: skysail.Client, model: str = "m", version: str = "1") -> 
 
 
 @pytest.mark.transport
-def test_killed_replica_loses_no_query_and_comes_back(cluster, prepared_client):
+def test_a_killed_replica_is_replaced_and_loses_no_query(cluster, prepared_client):
     with traffic(prepared_client, "app", [1, 2, 3]) as seen:
         for _ in range(2):
             before = containers(prepared_client)
@@ -60,7 +60,7 @@ def test_killed_replica_loses_no_query_and_comes_back(cluster, prepared_client):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_ended_management_loses_no_query_and_takes_its_replicas_over(
+def test_a_restarted_management_adopts_its_replicas_and_loses_no_query(
     cluster, prepared_client, number
 ):
     before = containers(prepared_client)
@@ -99,7 +99,7 @@ def _is_whole_again(client: skysail.Client, before: set[str]) -> bool:
 
 def _answers(client: skysail.Client) -> bool:
     try:
-        # A change is seen by the frontends that watch; they come back by themselves.
+        # Management is usable only after the frontend has reconnected to it.
         status = client.status()
         return status.is_store_reachable and len(status.frontends) == 1
     except errors.Unavailable:
@@ -107,7 +107,7 @@ def _answers(client: skysail.Client) -> bool:
 
 
 @pytest.mark.transport
-def test_promotion_and_roll_back_under_traffic_lose_no_query(prepared_client):
+def test_promotion_and_rollback_under_load_lose_no_query(prepared_client):
     with traffic(prepared_client, "app", [1, 2, 3]) as seen:
         prepared_client.promote("m", "2")
         assert prepared_client.predict("app", [1, 2, 3]).version == "2"
@@ -119,7 +119,7 @@ def test_promotion_and_roll_back_under_traffic_lose_no_query(prepared_client):
     assert set(seen.versions) == {"1", "2"}
 
 
-def test_scaling_under_traffic_loses_no_query(prepared_client):
+def test_scaling_under_load_loses_no_query(prepared_client):
     with traffic(prepared_client, "app", [1, 2, 3]) as seen:
         for wanted in (1, 3, 2):
             prepared_client.scale("m", wanted)
@@ -128,7 +128,7 @@ def test_scaling_under_traffic_loses_no_query(prepared_client):
     assert set(seen.outcomes) == {"OK"}, seen.problems[:3]
 
 
-def test_scaled_to_zero_gives_the_default_and_comes_back(prepared_client):
+def test_a_version_scaled_to_zero_gives_the_default(prepared_client):
     prepared_client.scale("m", 0)
     prediction = prepared_client.predict("app", [1, 2, 3])
     assert (prediction.outcome, prediction.is_default) == ("DEFAULT_NO_REPLICA", True)
@@ -143,7 +143,7 @@ def test_scaled_to_zero_gives_the_default_and_comes_back(prepared_client):
 
 
 @pytest.mark.transport
-def test_missed_deadline_gives_the_default_in_time(prepared_client):
+def test_a_missed_deadline_gives_the_default_in_time(prepared_client):
     prepared_client.deploy(models.slow, name="slow", version="1", example=ROW)
     prepared_client.register_application("impatient", default_output=-1, slo_ms=50)
     prepared_client.link("impatient", "slow")
@@ -160,7 +160,7 @@ def test_missed_deadline_gives_the_default_in_time(prepared_client):
 
 
 @pytest.mark.transport
-def test_query_that_ends_replicas_is_given_up_and_the_others_are_answered(prepared_client):
+def test_a_query_that_kills_replicas_fails_alone(prepared_client):
     prepared_client.deploy(models.poison, name="poison", version="1", example=ROW, num_replicas=2)
     with traffic(prepared_client, "poison", [1, 2, 3], timeout_s=60) as seen:
         with pytest.raises(errors.ModelFailed, match="replicas died or hung while answering"):
@@ -170,9 +170,7 @@ def test_query_that_ends_replicas_is_given_up_and_the_others_are_answered(prepar
     prepared_client.undeploy("poison", force=True)
 
 
-def test_frontend_serves_by_the_last_routes_while_management_is_away(
-    cluster, prepared_client, own_dir
-):
+def test_a_frontend_without_management_serves_by_its_snapshot(cluster, prepared_client, own_dir):
     snapshot = cluster.data_dir / "routes.snapshot"
     with own_frontend("127.0.0.1:1", "--snapshot-file", str(snapshot)) as bound:
         with skysail.Client(cluster.management, query_endpoint=bound["grpc"]) as client:
@@ -181,7 +179,7 @@ def test_frontend_serves_by_the_last_routes_while_management_is_away(
 
 @contextmanager
 def own_frontend(management: str, *flags: str) -> Iterator[dict[str, str]]:
-    """Run another frontend inside the `with` block, and say what it bound."""
+    """Run another frontend inside the `with` block; yield its addresses."""
     ports = [part for name in ("grpc", "http", "metrics") for part in (f"--{name}-port", "0")]
     frontend = Service("skysail_frontend", [*ports, "--management-endpoint", management, *flags])
     try:
@@ -190,15 +188,15 @@ def own_frontend(management: str, *flags: str) -> Iterator[dict[str, str]]:
         assert frontend.stop() == 0
 
 
-def test_what_a_frontend_learned_survives_it_and_management(cluster, prepared_client):
+def test_latency_profiles_survive_frontend_and_management(cluster, prepared_client):
     prepared_client.deploy(models.nap, name="learned", version="1", example=np.zeros((1, 1)))
 
     def learned_s(endpoint: str) -> float:
         name = "skysail_profile_latency_seconds"
         return scrape(endpoint).sum(name, model="learned", rows="1")
 
-    def kept_s() -> float:
-        """What a frontend is told that begins now."""
+    def stored_s() -> float:
+        """Return the stored latency that a new frontend receives."""
         with grpc.insecure_channel(cluster.management) as channel:
             stub = management_pb2_grpc.ManagementServiceStub(channel)
             introduction = management_pb2.WatchRoutingRequest(frontend_id="curious")
@@ -208,7 +206,7 @@ def test_what_a_frontend_learned_survives_it_and_management(cluster, prepared_cl
         (version,) = (each for each in snapshot.versions if each.model == "learned")
         return sum(each.latency_us / 1e6 for each in version.latencies if each.rows == 1)
 
-    assert kept_s() < 0.05
+    assert stored_s() < 0.05
     with own_frontend(cluster.management, "--report-every-s", "0.05") as bound:
         eventually(
             lambda: scrape(bound["metrics"]).sum("skysail_replica_ready", model="learned") == 1
@@ -218,7 +216,7 @@ def test_what_a_frontend_learned_survives_it_and_management(cluster, prepared_cl
                 assert client.predict("learned", [0.15], timeout_s=10).outcome == "OK"
         learned = learned_s(bound["metrics"])
         assert learned > 0.05
-        eventually(lambda: kept_s() == pytest.approx(learned, abs=1e-5), what="it is kept")
+        eventually(lambda: stored_s() == pytest.approx(learned, abs=1e-5), what="it is kept")
     os.kill(cluster.service_pid("skysail_management"), signal.SIGKILL)
     eventually(lambda: _answers(prepared_client), what="management is back")
     with own_frontend(cluster.management) as bound:
@@ -229,7 +227,7 @@ def test_what_a_frontend_learned_survives_it_and_management(cluster, prepared_cl
     prepared_client.undeploy("learned", force=True)
 
 
-def test_a_command_waits_for_a_management_that_is_restarted(cluster, monkeypatch):
+def test_a_command_waits_for_a_restarting_management(cluster, monkeypatch):
     monkeypatch.delenv("SKYSAIL_ENDPOINT", raising=False)
     monkeypatch.setenv("SKYSAIL_DATA_DIR", str(cluster.data_dir))
     before = cluster.service_pid("skysail_management")
@@ -239,7 +237,7 @@ def test_a_command_waits_for_a_management_that_is_restarted(cluster, monkeypatch
     assert cluster.service_pid("skysail_management") != before
 
 
-def test_a_frontend_notices_a_management_that_stops_without_a_word(cluster, prepared_client):
+def test_a_frontend_notices_a_frozen_management(cluster, prepared_client):
     management = cluster.service_pid("skysail_management")
     ports = [part for name in ("grpc", "http", "metrics") for part in (f"--{name}-port", "0")]
     flags = [*ports, "--management-endpoint", cluster.management, "--log-level", "info"]
@@ -258,7 +256,7 @@ def test_a_frontend_notices_a_management_that_stops_without_a_word(cluster, prep
         assert frontend.stop() == 0
 
 
-def test_frontends_serve_on_while_the_store_is_away(cluster, prepared_client):
+def test_frontends_serve_while_the_store_is_down(cluster, prepared_client):
     store = cluster.store_pid()
     os.kill(store, signal.SIGSTOP)
     try:
@@ -283,13 +281,13 @@ def _registers(client: skysail.Client) -> bool:
 
 
 @pytest.mark.transport
-def test_killed_frontend_is_back_on_its_ports(cluster, prepared_client):
+def test_a_killed_frontend_restarts_on_its_ports(cluster, prepared_client):
     os.kill(cluster.service_pid("skysail_frontend"), signal.SIGKILL)
     assert prepared_client.predict("app", [1, 2, 3], timeout_s=20).outcome == "OK"
 
 
 @pytest.mark.transport
-def test_replica_that_hangs_loses_no_query_that_another_can_answer(cluster, prepared_client):
+def test_queries_of_a_frozen_replica_go_to_another(cluster, prepared_client):
     (victim, _) = sorted(containers(prepared_client))
     pid = cluster.replica_pid(victim)
     os.kill(pid, signal.SIGSTOP)
@@ -302,7 +300,7 @@ def test_replica_that_hangs_loses_no_query_that_another_can_answer(cluster, prep
     assert predictions.count("OK") >= 8, predictions
 
 
-def test_everything_comes_back_after_down_and_after_a_kill(own_dir):
+def test_deployments_return_after_down_and_after_a_kill(own_dir):
     with running_cluster(own_dir) as cluster, cluster.client() as client:
         client.deploy(models.double, name="m", version="1.0", example=ROW)
         client.register_application("app", default_output=-1, slo_ms=9000)
@@ -339,7 +337,7 @@ def check_is_back(client: skysail.Client) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_cluster_that_ends_together_with_its_management_leaves_no_process(own_dir, number):
+def test_a_cluster_that_stops_with_its_management_leaves_no_process(own_dir, number):
     cluster = start_cluster(own_dir)
     with cluster.client() as client:
         client.deploy(models.double, name="m", version="1", example=ROW)
@@ -356,9 +354,7 @@ def test_a_cluster_that_ends_together_with_its_management_leaves_no_process(own_
     assert not alive, alive
 
 
-def test_an_artifact_that_is_corrupt_on_disk_is_told_and_mended_by_deploying_again(
-    cluster, prepared_client
-):
+def test_a_corrupt_artifact_is_reported_and_repaired_by_another_deploy(cluster, prepared_client):
     prepared_client.deploy(models.Constant(3.0), name="rotten", version="1", example=ROW)
     artifact = (
         cluster.data_dir / "artifacts" / prepared_client.describe_version("rotten").artifact_sha256
@@ -373,13 +369,13 @@ def test_an_artifact_that_is_corrupt_on_disk_is_told_and_mended_by_deploying_aga
         ),
         what="the replica says why it does not come back",
     )
-    # Deploying it again uploads it again.
+    # The next deploy uploads the artifact again.
     prepared_client.deploy(models.Constant(3.0), name="rotten", version="1", example=ROW)
     eventually(lambda: prepared_client.describe_version("rotten").num_ready == 1)
     assert prepared_client.predict("rotten", [1, 2, 3]).outcome == "OK"
 
 
-def test_log_of_a_replica(prepared_client):
+def test_logs_of_a_replica_are_read_and_followed(prepared_client):
     prepared_client.deploy(models.talks, name="talks", version="1", example=ROW)
     prepared_client.predict("talks", [4, 5, 6])
     lines = [each.line for each in prepared_client.logs("talks")]
@@ -395,7 +391,7 @@ def test_log_of_a_replica(prepared_client):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("module", ["skysail_frontend", "skysail_management"])
-def test_a_service_that_hangs_is_replaced(cluster, prepared_client, module: str):
+def test_a_hung_service_is_killed_and_replaced(cluster, prepared_client, module: str):
     hung = psutil.Process(cluster.service_pid(module))
     hung.suspend()
     _, alive = psutil.wait_procs([hung], timeout=60)

@@ -1,4 +1,4 @@
-"""Operations that are followed to their end although management goes away meanwhile."""
+"""Clients follow operations to their end across restarts of management."""
 
 import os
 import signal
@@ -39,7 +39,7 @@ def loads_in(duration_s: float):
 
 
 def kill_management(cluster: RunningCluster) -> None:
-    """Kill management once it serves: events of the one before may still come after its end."""
+    """Kill management once it serves; the client may still read events of its predecessor."""
 
     def serves() -> bool:
         with suppress(skysail.errors.Unavailable), cluster.client(timeout_s=2) as client:
@@ -50,7 +50,7 @@ def kill_management(cluster: RunningCluster) -> None:
     os.kill(cluster.service_pid("skysail_management"), signal.SIGKILL)
 
 
-def test_a_deploy_goes_on_after_management_was_killed(own_cluster):
+def test_a_deploy_survives_kills_of_management(own_cluster):
     steps: list[str] = []
 
     def on_event(event: skysail.DeployEvent) -> None:
@@ -68,7 +68,7 @@ def test_a_deploy_goes_on_after_management_was_killed(own_cluster):
         assert client.predict("killed", [4.0]).output == 4.0
 
 
-def test_scaling_is_waited_for_although_management_was_killed(own_cluster):
+def test_scale_waits_through_a_kill_of_management(own_cluster):
     with own_cluster.client() as client:
         client.deploy(loads_in(2), name="scaled", version="1", example=np.ones((1, 1)))
         timer = threading.Timer(0.5, kill_management, [own_cluster])
@@ -79,7 +79,7 @@ def test_scaling_is_waited_for_although_management_was_killed(own_cluster):
             timer.join()
 
 
-def test_what_never_began_fails_at_once():
+def test_an_operation_without_management_fails_at_once():
     begin = time.monotonic()
     with skysail.Client("127.0.0.1:1") as client, pytest.raises(skysail.errors.Unavailable):
         client.scale("a", 1)

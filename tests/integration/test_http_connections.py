@@ -1,4 +1,4 @@
-"""HTTP connections as clients keep them: through the end of a worker, and past the limits."""
+"""Kept HTTP connections: draining workers, limits and malformed requests."""
 
 import http.client
 import json
@@ -41,7 +41,7 @@ def workers_of(cluster: RunningCluster) -> list[psutil.Process]:
 
 
 def states(worker: psutil.Process, port: int) -> list[str]:
-    """Return the states of a worker's sockets with a port."""
+    """Return the states of a worker's sockets on a local port."""
     try:
         connections = worker.net_connections("tcp")
     except psutil.Error:
@@ -85,7 +85,7 @@ class KeptConnections:
     def _connected(self) -> http.client.HTTPConnection:
         connection = http.client.HTTPConnection(self.endpoint, timeout=20)
         connection.connect()
-        # Without it a cut connection is opened again in silence where no request was sent yet.
+        # Otherwise the library silently reopens a connection that was cut before a request.
         connection.auto_open = 0
         return connection
 
@@ -95,8 +95,8 @@ class KeptConnections:
             assert self._room.wait_for(lambda: self.answers.total() >= goal, 30)
 
 
-def test_a_worker_that_ends_cuts_no_kept_connection(working: RunningCluster):
-    """The clients do not look whether a connection still stands, as many do not."""
+def test_a_draining_worker_cuts_no_kept_connection(working: RunningCluster):
+    """The clients do not check their connections, as many libraries do not."""
     clients = KeptConnections(working.http)
     port = int(working.http.rpartition(":")[2])
     with ThreadPoolExecutor(12) as pool:
@@ -118,7 +118,7 @@ def test_a_worker_that_ends_cuts_no_kept_connection(working: RunningCluster):
     eventually(lambda: len(workers_of(working)) == 2, what="another worker took its place")
 
 
-def test_an_idle_connection_is_still_answered_by_a_worker_that_ends(working: RunningCluster):
+def test_a_draining_worker_answers_idle_connections_once_more(working: RunningCluster):
     host, _, port = working.http.rpartition(":")
     kept = [http.client.HTTPConnection(host, int(port), timeout=20) for _ in range(16)]
 
@@ -141,8 +141,8 @@ def test_an_idle_connection_is_still_answered_by_a_worker_that_ends(working: Run
             num_closed += is_closed_by(connection)
         return num_closed >= num_kept
 
-    # Each of its clients is answered once more, and told to close.
-    eventually(has_closed_all, what="all clients of the worker were told to close")
+    # The worker answers each client once more, with `connection: close`.
+    eventually(has_closed_all, what="all clients of the worker must close")
     assert num_closed == num_kept
     for connection in kept:
         connection.close()
@@ -151,7 +151,7 @@ def test_an_idle_connection_is_still_answered_by_a_worker_that_ends(working: Run
 
 
 def send(endpoint: str, data: bytes) -> bytes:
-    """Send bytes over a connection of their own and return all that comes back."""
+    """Send bytes over a new connection and return the whole answer."""
     host, _, port = endpoint.rpartition(":")
     with socket.create_connection((host, int(port)), timeout=20) as connection:
         connection.sendall(data)
@@ -162,13 +162,13 @@ def send(endpoint: str, data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("port", ["http", "metrics"])
-def test_a_head_without_end_is_refused(working: RunningCluster, port: str):
+def test_an_endless_head_is_refused(working: RunningCluster, port: str):
     answer = send(getattr(working, port), b"GET / HTTP/1.1\r\nx: " + b"a" * 1_000_000)
     assert answer.startswith(b"HTTP/1.1 431 ")
     assert b"its head is larger than 65536 bytes" in answer
 
 
-def test_a_small_body_that_grows_is_refused_and_others_are_answered(working: RunningCluster):
+def test_a_decompression_bomb_is_refused_and_the_connection_stays_usable(working: RunningCluster):
     bomb = zlib.compress(b'{"inputs":[' + b"[]," * 10_000_000 + b"1]}")
     host, _, port = working.http.rpartition(":")
     connection = http.client.HTTPConnection(host, int(port), timeout=20)
@@ -180,7 +180,7 @@ def test_a_small_body_that_grows_is_refused_and_others_are_answered(working: Run
     connection.close()
 
 
-def test_another_host_is_not_served_on_loopback(working: RunningCluster):
+def test_a_foreign_host_header_is_refused_on_loopback(working: RunningCluster):
     answer = send(
         working.http, b"GET /v2 HTTP/1.1\r\nhost: a.example:80\r\nconnection: close\r\n\r\n"
     )
@@ -192,8 +192,8 @@ def test_connect_is_refused(working: RunningCluster):
     assert answer.startswith(b"HTTP/1.1 400 ")
 
 
-def test_a_client_that_leaves_between_its_answers_leaves_no_mistake(working: RunningCluster):
-    """The fixture looks for it in the log."""
+def test_a_client_may_leave_between_its_answers(working: RunningCluster):
+    """The fixture searches the log for internal errors."""
     head = b"POST %b HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n"
     request = head % (INFER.encode(), len(BODY)) + BODY
     host, _, port = working.http.rpartition(":")
@@ -203,8 +203,8 @@ def test_a_client_that_leaves_between_its_answers_leaves_no_mistake(working: Run
             assert connection.recv(10)
 
 
-def test_a_client_that_offers_another_protocol_is_answered(working: RunningCluster):
-    """As Java's does with its first request."""
+def test_an_upgrade_offer_is_ignored(working: RunningCluster):
+    """Java's client offers HTTP/2 in its first request."""
     head = (
         f"POST {INFER} HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\n"
         f"Content-Length: {len(BODY)}\r\nHost: localhost\r\n"

@@ -1,4 +1,4 @@
-"""A cluster that listens on an address of IPv6."""
+"""A cluster that listens on an IPv6 address."""
 
 import socket
 from contextlib import suppress
@@ -31,7 +31,7 @@ ROW = np.ones((1, 3))
 
 
 def advertised(endpoint: str) -> str:
-    """Return what a frontend tells callers: nobody can dial the address that stands for all."""
+    """Return the endpoint that a frontend advertises; clients cannot dial a wildcard address."""
     host, port = split_host_port(endpoint)
     return join_host_port("::1" if host == "::" else host, port)
 
@@ -40,7 +40,7 @@ def advertised(endpoint: str) -> str:
     ("host", "workers", "dialled"),
     [("::1", "1", "::1"), ("[::1]", "2", "::1"), ("::", "1", "::1"), ("::", "2", "127.0.0.1")],
 )
-def test_every_port_is_reached(tmp_path: Path, host: str, workers: str, dialled: str):
+def test_every_port_listens_on_ipv6(tmp_path: Path, host: str, workers: str, dialled: str):
     hosts = ("--host", host, "--management-host", host)
     with running_cluster(tmp_path, *hosts, "--insecure", "--workers", workers) as cluster:
 
@@ -51,7 +51,7 @@ def test_every_port_is_reached(tmp_path: Path, host: str, workers: str, dialled:
 
         with skysail.Client(reached(cluster.management)) as client:
             client.deploy(models.double, name="double", version="1", example=ROW)
-            # By the endpoint that frontends advertise.
+            # The client uses the endpoint that the frontend advertises.
             assert list(client.predict("double", [1, 2, 3]).output) == [2, 4, 6]
             frontends = client.status().frontends
             assert {each.grpc_endpoint for each in frontends} == {advertised(cluster.grpc)}

@@ -1,4 +1,4 @@
-"""The benchmark's load tool against servers that misbehave."""
+"""The load tool of the benchmarks against misbehaving servers."""
 
 import shutil
 import socket
@@ -26,7 +26,7 @@ def _built() -> None:
 
 @contextmanager
 def serving(answer: Callable[[socket.socket], None]) -> Iterator[str]:
-    """Accept connections, each answered by a thread, and yield the address."""
+    """Answer connections in a thread inside the block; yield the address."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def accept() -> None:
@@ -53,11 +53,11 @@ def run(address: str, *, mode: str = "closed", pid: int = 0, **options: Any) -> 
 
 
 def close(connection: socket.socket) -> None:
-    """Say nothing."""
+    """Return without an answer, which closes the connection."""
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_nobody_listens(protocol: str):
+def test_a_refused_connection_fails_the_load(protocol: str):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
     with pytest.raises(LoadFailed, match=f"cannot connect to {address}"):
@@ -66,14 +66,14 @@ def test_nobody_listens(protocol: str):
 
 @pytest.mark.parametrize("mode", ["closed", "open"])
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_a_server_that_hangs_up_breaks_requests_and_not_the_tool(protocol: str, mode: str):
+def test_a_server_that_hangs_up_breaks_only_requests(protocol: str, mode: str):
     with serving(close) as address:
         result = run(address, mode=mode, protocol=protocol, rate=50.0)
     assert set(result["codes"]) <= {"broken"}
     assert result["answered"] == 0
 
 
-def test_a_stream_that_ends_is_no_figure():
+def test_a_broken_stream_fails_the_load():
     with serving(close) as address, pytest.raises(LoadFailed, match="broke"):
         run(address, mode="stream")
 
@@ -90,7 +90,7 @@ def test_http_answers_are_counted_by_status():
     assert set(result["codes"]) == {"0", "http 503"}
 
 
-def test_an_open_loop_tells_its_own_lag():
+def test_an_open_loop_reports_its_lag():
     def answer(connection: socket.socket) -> None:
         while connection.recv(65536):
             connection.sendall(ANSWER)
@@ -101,7 +101,7 @@ def test_an_open_loop_tells_its_own_lag():
     assert 0 < result["lag_p50_ms"] <= result["lag_p99_ms"]
 
 
-def test_a_server_that_dies_is_told_from_a_tool_that_fails():
+def test_a_dead_server_has_its_own_error():
     program = "import sys; sys.stdin.readline()"
     with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE) as server:
 
@@ -114,6 +114,6 @@ def test_a_server_that_dies_is_told_from_a_tool_that_fails():
             run(address, protocol="http", pid=server.pid)
 
 
-def test_wrong_arguments_are_told_in_a_line():
+def test_wrong_arguments_fail_the_load():
     with pytest.raises(LoadFailed, match="--rate"):
         run("127.0.0.1:1", mode="open", rate=0.0)

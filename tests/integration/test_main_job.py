@@ -1,4 +1,4 @@
-"""The main job through every door, on one shared cluster."""
+"""Predictions through every API, on one shared cluster."""
 
 import httpx
 import numpy as np
@@ -6,8 +6,8 @@ import pytest
 
 import skysail
 from skysail_testing import models
+from skysail_testing.client_programs import assert_passes
 from skysail_testing.clusters import RunningCluster
-from skysail_testing.programs import passes
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_tritonclient_in_its_own_process(cluster: RunningCluster, doubling):
             raise AssertionError("an unknown model answered")
         print("passed")
     """
-    passes(program, cluster.grpc)
+    assert_passes(program, cluster.grpc)
 
 
 @pytest.mark.transport
@@ -103,7 +103,7 @@ def test_tritonclient_names_its_inputs_in_any_order(client: skysail.Client, clus
                     raise AssertionError("an unknown model answered")
         print("passed")
     """
-    passes(program, cluster.grpc)
+    assert_passes(program, cluster.grpc)
 
 
 def test_tritonclient_over_http_in_its_own_process(cluster: RunningCluster, doubling):
@@ -137,7 +137,7 @@ def test_tritonclient_over_http_in_its_own_process(cluster: RunningCluster, doub
             raise AssertionError("an unknown model answered")
         print("passed")
     """
-    passes(program, cluster.http)
+    assert_passes(program, cluster.http)
 
 
 def test_v2_rest(cluster: RunningCluster, doubling):
@@ -174,7 +174,7 @@ def test_clipper_rest(cluster: RunningCluster, doubling):
     assert len(one["batch_predictions"]) == 1
 
 
-def test_lists_of_doubles_as_clipper_had_them(client, cluster):
+def test_lists_of_doubles_work_as_in_clipper(client, cluster):
     client.deploy(models.sums, name="sums", version="1.0", input_type="doubles")
     client.register_application("sums-app", "doubles", default_output="none", slo_ms=10_000)
     client.link("sums-app", "sums")

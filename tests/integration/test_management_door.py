@@ -1,4 +1,4 @@
-"""Who reaches management: loopback, TLS and a token, or a word that something else is the lock."""
+"""Access to management: loopback, TLS with a token, or an explicit `--insecure`."""
 
 import socket
 from collections.abc import Iterator
@@ -27,8 +27,8 @@ SERVICE = management_pb2.DESCRIPTOR.services_by_name["ManagementService"]
 
 
 @dataclass
-class Guarded:
-    """A cluster whose management is open to other machines, with TLS and a token."""
+class SecuredManagement:
+    """A cluster whose management listens on all addresses, with TLS and a token."""
 
     cluster: RunningCluster
     ca_file: Path
@@ -44,7 +44,7 @@ class Guarded:
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredManagement]:
     directory = tmp_path_factory.mktemp("g")
     authority = Certificate("authority")
     own = Certificate("management", authority)
@@ -62,21 +62,21 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     patch.setenv("SKYSAIL_MANAGEMENT_TLS_KEY_FILE", str(directory / "tls.key"))
     patch.setenv("SKYSAIL_MANAGEMENT_TOKEN_FILE", str(directory / "token"))
     with running_cluster(directory / "a cluster", "--management-host", "0.0.0.0") as cluster:
-        # The cluster has them; the tests after it start others without.
+        # The running cluster keeps these settings, but other tests must start without them.
         patch.undo()
-        yield Guarded(cluster, directory / "ca.pem", directory / "other.pem")
+        yield SecuredManagement(cluster, directory / "ca.pem", directory / "other.pem")
 
 
-def test_a_client_with_token_and_authority_deploys(guarded: Guarded):
-    assert split_host_port(guarded.cluster.management)[0] == "0.0.0.0"
-    with guarded.client() as client:
+def test_a_client_with_token_and_authority_deploys(secured: SecuredManagement):
+    assert split_host_port(secured.cluster.management)[0] == "0.0.0.0"
+    with secured.client() as client:
         client.deploy(models.double, name="double", version="1", example=ROW)
-        # The frontend shows the token too, or it would have no route.
+        # A prediction proves that the frontend sends the token too.
         assert client.predict("double", ROW[0]).output.tolist() == [2.0, 2.0, 2.0]
 
 
-def test_the_command_line_of_this_machine_needs_the_token_alone(guarded: Guarded, monkeypatch):
-    monkeypatch.setenv("SKYSAIL_DATA_DIR", str(guarded.cluster.data_dir))
+def test_the_local_command_line_needs_only_the_token(secured: SecuredManagement, monkeypatch):
+    monkeypatch.setenv("SKYSAIL_DATA_DIR", str(secured.cluster.data_dir))
     refused = skysail_command("status")
     assert refused.returncode == 1
     assert "it has no token or a wrong one" in refused.stderr
@@ -86,23 +86,23 @@ def test_the_command_line_of_this_machine_needs_the_token_alone(guarded: Guarded
 
 
 @pytest.mark.parametrize("token", ["", "the-token-of-all-operatorz", TOKEN + "x"])
-def test_another_token_is_refused(guarded: Guarded, token: str):
-    with guarded.client(token=token) as client, pytest.raises(errors.Unauthenticated):
+def test_a_wrong_token_is_refused(secured: SecuredManagement, token: str):
+    with secured.client(token=token) as client, pytest.raises(errors.Unauthenticated):
         client.status()
 
 
 @pytest.mark.parametrize("method", [method.name for method in SERVICE.methods])
 @pytest.mark.parametrize("door", ["TLS", "socket"])
-def test_no_method_does_anything_without_a_token(guarded: Guarded, method: str, door: str):
-    credentials = grpc.ssl_channel_credentials(guarded.ca_file.read_bytes())
+def test_every_method_needs_a_token(secured: SecuredManagement, method: str, door: str):
+    credentials = grpc.ssl_channel_credentials(secured.ca_file.read_bytes())
     channel = (
-        grpc.secure_channel(guarded.endpoint, credentials)
+        grpc.secure_channel(secured.endpoint, credentials)
         if door == "TLS"
         else grpc.insecure_channel(
-            guarded.cluster.socket, [("grpc.default_authority", "localhost")]
+            secured.cluster.socket, [("grpc.default_authority", "localhost")]
         )
     )
-    # Replicas show a token of their own to the one method that they call.
+    # This method checks the token of a replica, so it needs a valid message.
     message = (
         management_pb2.DownloadArtifactRequest(replica_id="m:1/0").SerializeToString()
         if method == "DownloadArtifact"
@@ -114,35 +114,37 @@ def test_no_method_does_anything_without_a_token(guarded: Guarded, method: str, 
 
 
 @pytest.mark.parametrize("authority", [None, "other"])
-def test_a_client_that_does_not_trust_it_hears_of_tls(guarded: Guarded, authority: str | None):
-    ca_file = guarded.other_ca_file if authority else None
+def test_a_client_without_the_authority_gets_a_tls_error(
+    secured: SecuredManagement, authority: str | None
+):
+    ca_file = secured.other_ca_file if authority else None
     with (
-        guarded.client(management_tls_ca_file=ca_file) as client,
+        secured.client(management_tls_ca_file=ca_file) as client,
         pytest.raises(errors.Unavailable, match=r"cannot connect to management at .*TLS"),
     ):
         client.status()
 
 
-def test_management_that_dies_is_replaced_behind_the_same_locks(guarded: Guarded):
-    pid = guarded.cluster.service_pid("skysail_management")
+def test_a_restarted_management_has_the_same_tls_and_token(secured: SecuredManagement):
+    pid = secured.cluster.service_pid("skysail_management")
     psutil.Process(pid).kill()
 
     def answers() -> bool:
         try:
-            with guarded.client() as client:
+            with secured.client() as client:
                 return bool(client.status().frontends)
         except errors.Unavailable:
             return False
 
     eventually(answers, what="management is back, and the frontend follows it")
-    with guarded.client(token="") as client, pytest.raises(errors.Unauthenticated):
+    with secured.client(token="") as client, pytest.raises(errors.Unauthenticated):
         client.status()
 
 
-def test_the_address_of_the_frontend_does_not_open_management(tmp_path: Path):
+def test_the_host_of_the_frontend_does_not_expose_management(tmp_path: Path):
     with running_cluster(tmp_path, "--host", "0.0.0.0") as cluster:
         assert split_host_port(cluster.grpc)[0] == "0.0.0.0"
-        # Clients dial what the frontend advertises, and certificates name no wildcard.
+        # The advertised endpoint is no wildcard, because clients dial it and certificates name it.
         with cluster.client() as client:
             (frontend,) = client.status().frontends
             assert frontend.grpc_endpoint == local_endpoint(cluster.grpc)
@@ -166,7 +168,7 @@ def _other_addresses() -> list[str]:
 
 
 @pytest.mark.parametrize("flags", [[], ["--detach"]])
-def test_management_elsewhere_is_refused_in_one_line(tmp_path: Path, flags: list[str]):
+def test_an_open_management_without_tls_is_an_error_of_one_line(tmp_path: Path, flags: list[str]):
     refused = skysail_command(
         "up", "--data-dir", str(tmp_path), "--management-host", "0.0.0.0", *flags
     )
@@ -176,7 +178,7 @@ def test_management_elsewhere_is_refused_in_one_line(tmp_path: Path, flags: list
     assert "--insecure" in line
 
 
-def test_management_elsewhere_is_a_matter_of_saying_so(tmp_path: Path):
+def test_insecure_allows_an_open_management(tmp_path: Path):
     flags = ("--management-host", "0.0.0.0", "--insecure")
     with running_cluster(tmp_path, *flags) as cluster, cluster.client() as client:
         assert client.status().frontends
@@ -195,7 +197,7 @@ def test_management_elsewhere_is_a_matter_of_saying_so(tmp_path: Path):
     ],
     ids=["nothing", "TLS alone", "a token alone", "a port of artifacts in the clear"],
 )  # fmt: skip
-def test_the_service_itself_refuses_half_a_lock(tmp_path: Path, flags: list[str], monkeypatch):
+def test_the_service_refuses_incomplete_security(tmp_path: Path, flags: list[str], monkeypatch):
     own = Certificate("management", Certificate("authority"))
     (tmp_path / "tls.crt").write_bytes(own.pem)
     (tmp_path / "tls.key").write_bytes(own.key)

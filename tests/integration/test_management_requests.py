@@ -1,4 +1,4 @@
-"""Requests to management that no client of ours sends."""
+"""Malformed and oversized requests to management."""
 
 import grpc
 import pytest
@@ -12,9 +12,9 @@ UPLOAD = SERVICE.methods_by_name["UploadArtifact"]
 
 
 def error_of(cluster: RunningCluster, method, *contents: bytes) -> grpc.RpcError:
-    """Return what management answers to messages of a method."""
+    """Return the error with which management answers messages of a method."""
     with grpc.insecure_channel(cluster.management) as channel:
-        # gRPC's Python needs to know which kind of call it is.
+        # grpcio has another function for each kind of call.
         name = f"{'stream' if method.client_streaming else 'unary'}_stream"
         call = getattr(channel, name)(f"/{SERVICE.full_name}/{method.name}")
         with pytest.raises(grpc.RpcError) as raised:
@@ -24,7 +24,7 @@ def error_of(cluster: RunningCluster, method, *contents: bytes) -> grpc.RpcError
 
 @pytest.mark.parametrize("content", list(MALFORMED.values()), ids=list(MALFORMED))
 @pytest.mark.parametrize("method", list(SERVICE.methods), ids=lambda method: method.name)
-def test_what_is_no_message_is_refused_in_one_line(cluster, method, content):
+def test_a_malformed_message_is_refused_in_one_line(cluster, method, content):
     if method.input_type.fields == []:
         content = b"\xff\xff"
     elif method is UPLOAD and content == MALFORMED["text"]:
@@ -39,7 +39,7 @@ def test_what_is_no_message_is_refused_in_one_line(cluster, method, content):
     assert "Traceback" not in log
 
 
-def test_a_later_message_of_a_stream_that_is_none_is_refused_too(cluster):
+def test_a_malformed_later_message_of_a_stream_is_refused(cluster):
     first = management_pb2.UploadArtifactRequest(sha256="0" * 64).SerializeToString()
     error = error_of(cluster, UPLOAD, first, b"\xff\xff")
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT

@@ -1,4 +1,4 @@
-"""A frontend on one transport and a model server on the other, as where images differ in age."""
+"""A frontend and a model server on different transports, as with images of different age."""
 
 import importlib.util
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ EXAMPLE = np.ones((1, 3), np.float32)
 def mixed(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[RunningCluster, skysail.Client, str]]:
-    """A cluster whose frontend is on one transport, and the name of the other."""
+    """A cluster whose frontend uses one transport, with the name of the other."""
     monkeypatch.setenv("SKYSAIL_TRANSPORT", request.param)
     other = "grpc" if request.param == "native" else "native"
     with running_cluster(tmp_path / "d", "--log-level", "info") as cluster:
@@ -32,11 +32,11 @@ def mixed(
 
 
 def transports_in(log: str) -> set[str]:
-    """Return the transports that lines of a log name."""
+    """Return the transports that a log names."""
     return {name for name in ("grpc", "native") if f"transport={name}" in log}
 
 
-def test_they_understand_each_other(mixed):
+def test_frontend_and_replica_on_different_transports_work_together(mixed):
     cluster, client, other = mixed
     client.deploy(
         double, name="double", version="1", example=EXAMPLE, num_replicas=2,

@@ -1,4 +1,4 @@
-"""A frontend that has heard nothing from management: it denies no name."""
+"""A frontend without routes answers "unavailable", not "not found"."""
 
 from collections.abc import Iterator
 
@@ -24,7 +24,7 @@ def bound() -> Iterator[dict[str, str]]:
         assert frontend.stop() == 0
 
 
-def test_grpc_doors_answer_unavailable(bound: dict[str, str]):
+def test_grpc_answers_unavailable(bound: dict[str, str]):
     with grpc.insecure_channel(bound["grpc"]) as channel:
         inference = oip_grpc.GRPCInferenceServiceStub(channel)
         queries = query_pb2_grpc.QueryServiceStub(channel)
@@ -56,7 +56,7 @@ def test_grpc_doors_answer_unavailable(bound: dict[str, str]):
         ("POST", "/app/predict", {"input": [1]}),
     ],
 )
-def test_http_doors_answer_503(bound: dict[str, str], method: str, path: str, body: object):
+def test_http_answers_503(bound: dict[str, str], method: str, path: str, body: object):
     answer = httpx.request(method, f"http://{bound['http']}{path}", json=body)
     assert answer.status_code == 503
     assert REASON in answer.text

@@ -1,4 +1,4 @@
-"""The line of a process that listens, beside what its probes say."""
+"""Ready lines of services and clusters."""
 
 import json
 import subprocess

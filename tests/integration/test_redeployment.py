@@ -1,4 +1,4 @@
-"""A version that is removed and deployed again under its name, with other content."""
+"""A removed version whose name is used again for another function."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def remove(client) -> None:
     client.unregister_model("again")
 
 
-def test_other_content_under_the_same_name_is_not_answered_by_the_old(client):
+def test_a_new_version_under_an_old_name_is_not_answered_by_the_old_one(client):
     deploy(client, first, 3)
     for _ in range(2):
         assert client.predict("again", np.zeros(3), timeout_s=5).output.tolist() == [1, 1, 1]

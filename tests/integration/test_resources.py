@@ -1,4 +1,4 @@
-"""What processes of ours take: nearly nothing while idle, and no more memory by each query."""
+"""Processor time of idle processes, and memory of the frontend after many queries."""
 
 import threading
 import time
@@ -25,41 +25,43 @@ MIB = 1024 * 1024
 
 
 @pytest.fixture(scope="module")
-def asked(client: skysail.Client) -> str:
-    client.deploy(models.double, name="asked", version="1", example=np.ones((1, 3)), num_replicas=2)
-    return "asked"
+def doubler(client: skysail.Client) -> str:
+    client.deploy(
+        models.double, name="doubler", version="1", example=np.ones((1, 3)), num_replicas=2
+    )
+    return "doubler"
 
 
-def test_an_idle_process_takes_less_than_a_hundredth_of_a_core(
-    cluster: RunningCluster, client: skysail.Client, asked: str
+def test_an_idle_process_uses_less_than_a_hundredth_of_a_core(
+    cluster: RunningCluster, client: skysail.Client, doubler: str
 ):
-    assert client.predict(asked, [1, 2, 3]).outcome == "OK"
+    assert client.predict(doubler, [1, 2, 3]).outcome == "OK"
     supervisor = psutil.Process(cluster.pid)
     processes = {each.pid: each for each in [supervisor, *supervisor.children(recursive=True)]}
-    for replica in client.describe_version(asked).replicas:
+    for replica in client.describe_version(doubler).replicas:
         pid = cluster.replica_pid(replica.container_id)
         processes.setdefault(pid, psutil.Process(pid))
     named = {pid: " ".join(each.cmdline()[:5]) for pid, each in processes.items()}
     for part in ("skysail up", "server", "skysail_management", "skysail_frontend", "model_server"):
         assert any(part in name for name in named.values()), named
 
-    def taken_s() -> dict[int, float]:
+    def cpu_times_s() -> dict[int, float]:
         return {pid: sum(each.cpu_times()[:2]) for pid, each in processes.items()}
 
     def shares() -> dict[str, float]:
-        before, begin = taken_s(), time.monotonic()
-        # The one wait that is no wait for anything.
+        before, begin = cpu_times_s(), time.monotonic()
+        # This wait is fixed, because the measurement needs a window.
         threading.Event().wait(WINDOW_S)
-        after, end = taken_s(), time.monotonic()
+        after, end = cpu_times_s(), time.monotonic()
         return {named[pid]: (after[pid] - before[pid]) / (end - begin) for pid in before}
 
     found: dict[str, float] = {}
 
     def is_idle() -> bool:
-        # What other tests left to be done may take one window.
+        # Work that other tests left may fill the first window.
         found.update(shares())
-        # What it costs to wake up differs from machine to machine, and from hour to hour: the store,
-        # which is none of ours, wakes up ten times a second.
+        # The cost of a wake-up differs between machines and hours. The store wakes up ten times a
+        # second, so its share is the yardstick.
         store = max(share for name, share in found.items() if "valkey" in name)
         return max(found.values()) < max(MAX_IDLE_SHARE, MAX_OF_STORE * store)
 
@@ -70,7 +72,7 @@ def test_an_idle_process_takes_less_than_a_hundredth_of_a_core(
 
 
 def ask_many(cluster: RunningCluster, model: str, number: int) -> None:
-    """Ask that many queries, all different, on one stream of each door by turns."""
+    """Send distinct queries, half on a stream of each gRPC API."""
     with grpc.insecure_channel(cluster.grpc) as channel:
         _ask_on(
             query_pb2_grpc.QueryServiceStub(channel).PredictStream, _queries(model), number // 2
@@ -121,7 +123,7 @@ def _ask_on(
 
 
 def grown_bytes(cluster: RunningCluster, model: str, warm_up: int, number: int) -> int:
-    """Return by how much the frontend's memory grew while it answered queries."""
+    """Return the growth of the frontend's memory over a number of queries."""
     frontend = psutil.Process(cluster.service_pid("skysail_frontend"))
     ask_many(cluster, model, warm_up)
     before = frontend.memory_info().rss
@@ -131,12 +133,12 @@ def grown_bytes(cluster: RunningCluster, model: str, warm_up: int, number: int) 
     return grown
 
 
-def test_queries_leave_no_memory_behind(cluster: RunningCluster, asked: str):
-    # More than its share of the 5 MiB below, because memory comes in larger pieces.
-    assert grown_bytes(cluster, asked, 5_000, 20_000) < 1 * MIB
+def test_queries_do_not_leak_memory(cluster: RunningCluster, doubler: str):
+    # The limit exceeds the proportional share of 5 MiB, because allocations come in large pieces.
+    assert grown_bytes(cluster, doubler, 5_000, 20_000) < 1 * MIB
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_300_000_queries_leave_no_memory_behind(cluster: RunningCluster, asked: str):
-    assert grown_bytes(cluster, asked, 30_000, 300_000) < 5 * MIB
+def test_300_000_queries_do_not_leak_memory(cluster: RunningCluster, doubler: str):
+    assert grown_bytes(cluster, doubler, 30_000, 300_000) < 5 * MIB

@@ -1,4 +1,4 @@
-"""Secrets stay where they are: values of environments, and what the shell of an operator has."""
+"""Secrets do not leak: values of environments, and variables of the operator's shell."""
 
 import json
 import secrets
@@ -16,7 +16,7 @@ from skysail_protos.v1 import management_pb2_grpc
 from skysail_testing.clusters import RunningCluster, running_cluster
 from skysail_testing.commands import skysail_command
 
-# Not a constant: this module travels with the function.
+# A random value, because the artifact contains the source of this module.
 VALUE = secrets.token_hex(16)
 SHELL = {
     "AWS_SECRET_ACCESS_KEY": "of-the-shell",
@@ -61,14 +61,14 @@ def client(secretive: RunningCluster) -> Iterator[skysail.Client]:
         yield client
 
 
-def test_replicas_have_what_was_given_to_them_and_no_credentials_of_the_shell(client):
+def test_replicas_have_their_environment_and_no_credentials_of_the_shell(client):
     found = json.loads(client.predict("m", "").output)
     assert (found["PASSWORD"], found["LEVEL"]) == (VALUE, "2")
     assert SHELL.keys() & found.keys() == {"PASSED_ON", "LC_MESSAGES"}
     assert {"PATH", "HOME"} <= found.keys()
 
 
-def test_no_call_tells_values_of_an_environment(secretive: RunningCluster, client):
+def test_no_call_reveals_values_of_an_environment(secretive: RunningCluster, client):
     with grpc.insecure_channel(secretive.management) as channel:
         stub = management_pb2_grpc.ManagementServiceStub(channel)
         answers = [
@@ -87,7 +87,7 @@ def test_no_call_tells_values_of_an_environment(secretive: RunningCluster, clien
     assert VALUE not in shown.stdout
 
 
-def test_a_refused_deployment_names_neither_value(client):
+def test_a_refused_deployment_reveals_no_value(client):
     with pytest.raises(errors.FailedPrecondition) as raised:
         client.deploy(
             variables, name="m", version="1", input_type="strings",
@@ -97,7 +97,7 @@ def test_a_refused_deployment_names_neither_value(client):
     assert "another-value" not in str(raised.value)
 
 
-def test_values_are_in_the_store_alone(secretive: RunningCluster, client):
+def test_values_are_written_only_to_the_store(secretive: RunningCluster, client):
     store = secretive.data_dir / "store"
     texts = {path: path.read_bytes() for path in secretive.data_dir.rglob("*") if path.is_file()}
     having = {path for path, text in texts.items() if VALUE.encode() in text}
@@ -105,7 +105,7 @@ def test_values_are_in_the_store_alone(secretive: RunningCluster, client):
     assert all(store in path.parents for path in having)
 
 
-def test_only_this_user_enters_the_data_directory(secretive: RunningCluster, client):
+def test_the_data_directory_is_closed_to_other_users(secretive: RunningCluster, client):
     for path in [secretive.data_dir, *secretive.data_dir.iterdir()]:
         mode = stat.S_IMODE(path.stat().st_mode)
         if path.is_dir():

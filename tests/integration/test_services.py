@@ -1,4 +1,4 @@
-"""What every service has: health, reflection, a ready line, settings, an orderly end."""
+"""Common features of all services: health, reflection, help, settings and secrets."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ from skysail_testing.clusters import RunningCluster
 FRONTEND = {"inference.GRPCInferenceService", "skysail.v1.QueryService"}
 MANAGEMENT = {"skysail.v1.ManagementService"}
 MODEL_SERVER = {"skysail.v1.ModelServer"}
-# Over a unix socket grpcio would send the path as :authority (docs/transports.md).
+# The client grpcio would send the path of a unix socket as :authority (docs/transports.md).
 OPTIONS = [("grpc.default_authority", "localhost")]
 EVERYWHERE = {"grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
 
@@ -55,7 +55,7 @@ def test_reflection_lists_all_services(addresses):
             )
 
 
-def test_health_of_every_service(addresses):
+def test_every_service_is_healthy(addresses):
     for address, services in addresses.items():
         with grpc.insecure_channel(address, OPTIONS) as channel:
             for name in ("", *services):
@@ -64,7 +64,7 @@ def test_health_of_every_service(addresses):
                 assert answer.status == health_pb2.HealthCheckResponse.SERVING, (address, name)
 
 
-def test_grpcurl(cluster: RunningCluster, addresses):
+def test_grpcurl_works_by_reflection(cluster: RunningCluster, addresses):
     grpcurl = shutil.which("grpcurl")
     if grpcurl is None:
         pytest.skip("grpcurl is not installed")
@@ -82,7 +82,7 @@ def test_grpcurl(cluster: RunningCluster, addresses):
 
     assert set(ask(cluster.grpc, "list").split()) == FRONTEND | EVERYWHERE
     answer = ask(cluster.management, "skysail.v1.ManagementService/GetClusterStatus")
-    # Whether its names are those of the fields or of JSON depends on grpcurl; both are parsed.
+    # The parser accepts both spellings of field names, which differ between versions of grpcurl.
     status = json_format.Parse(answer, management_pb2.GetClusterStatusResponse())
     assert status.is_store_reachable
     data = "AAAAAAAA8D8AAAAAAAAAQAAAAAAAAAhA"
@@ -97,7 +97,7 @@ def test_grpcurl(cluster: RunningCluster, addresses):
 
 
 @pytest.mark.parametrize("name", ["frontend", "management", "model_server"])
-def test_help_and_effective_settings(name):
+def test_every_service_prints_help_and_settings(name):
     help_text = _run(f"skysail_{name}", "--help").stdout
     assert "--log-level" in help_text
     flags = {
@@ -133,7 +133,7 @@ async def secret_of(cluster: RunningCluster) -> str:
         await store.close()
 
 
-def test_no_secret_is_written_anywhere_but_in_the_store(cluster: RunningCluster, addresses, client):
+def test_secrets_are_written_only_to_the_store(cluster: RunningCluster, addresses, client):
     (replica,) = client.describe_version("served").replicas
     environment = psutil.Process(cluster.replica_pid(replica.container_id)).environ()
     secret, token = asyncio.run(secret_of(cluster)), environment["SKYSAIL_MODEL_SERVER_TOKEN"]

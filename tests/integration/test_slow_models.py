@@ -1,4 +1,4 @@
-"""Models that are slow, fail at length or print: what a deploy does with them, and what it tells."""
+"""Deploys of models that are slow, print, or fail with long errors."""
 
 import json
 
@@ -12,7 +12,7 @@ ROW = np.ones((1, 2))
 
 
 def slow(x):
-    """Take a second, and note the rows of each call in the replica."""
+    """Sleep for `SLOW` seconds and record the batch size of each call in the replica."""
     import os
     import time
 
@@ -62,13 +62,13 @@ def calls_of(cluster, client, model: str) -> list[int]:
 
 
 def test_a_slow_model_is_called_once_before_it_is_ready(cluster, client):
-    client.deploy(slow, name="slow", version="1", example=ROW, environment={"SLOW": "0.8"})
-    assert calls_of(cluster, client, "slow") == [1]
-    assert client.predict("slow", ROW[0], timeout_s=20).output.tolist() == [1.0, 1.0]
-    client.undeploy("slow", force=True)
+    client.deploy(slow, name="warmed-up", version="1", example=ROW, environment={"SLOW": "0.8"})
+    assert calls_of(cluster, client, "warmed-up") == [1]
+    assert client.predict("warmed-up", ROW[0], timeout_s=20).output.tolist() == [1.0, 1.0]
+    client.undeploy("warmed-up", force=True)
 
 
-def test_a_quick_model_is_called_a_few_times_of_the_sizes_that_it_may_have(cluster, client):
+def test_a_quick_model_is_warmed_up_with_several_batch_sizes(cluster, client):
     client.deploy(
         slow, name="quick", version="1", example=ROW, max_batch_size=4, environment={"SLOW": "0"}
     )
@@ -76,7 +76,7 @@ def test_a_quick_model_is_called_a_few_times_of_the_sizes_that_it_may_have(clust
     client.undeploy("quick", force=True)
 
 
-def test_a_model_is_not_called_before_its_first_query_if_so_wanted(cluster, client):
+def test_without_a_warm_up_the_first_query_is_the_first_call(cluster, client):
     deployed = client.deploy(
         slow, name="cold", version="1", example=ROW, warm_up=False, environment={"SLOW": "0"}
     )
@@ -87,7 +87,7 @@ def test_a_model_is_not_called_before_its_first_query_if_so_wanted(cluster, clie
     client.undeploy("cold", force=True)
 
 
-def test_a_start_that_takes_too_long_says_what_took_so_long_and_names_the_setting(client):
+def test_a_start_timeout_names_the_slow_step_and_the_setting(client):
     with pytest.raises(errors.DeployFailed) as caught:
         client.deploy(
             slow,
@@ -97,12 +97,12 @@ def test_a_start_that_takes_too_long_says_what_took_so_long_and_names_the_settin
             environment={"SLOW": "60"},
             start_timeout_s=2.0,
         )
-    told = caught.value.message.splitlines()[0]
-    assert "not ready within 2 s: warming up, call 1" in told, caught.value.message
-    assert "raise start_timeout_s" in told
+    first_line = caught.value.message.splitlines()[0]
+    assert "not ready within 2 s: warming up, call 1" in first_line, caught.value.message
+    assert "raise start_timeout_s" in first_line
 
 
-def test_the_reason_of_a_failure_is_there_however_long_it_is(client):
+def test_a_long_failure_reason_is_shortened(client):
     with pytest.raises(errors.DeployFailed) as caught:
         client.deploy(
             has_many_columns,
@@ -124,7 +124,7 @@ def test_a_model_that_prints_to_a_full_disk_answers(client):
     client.undeploy("prints", force=True)
 
 
-def test_replicas_log_objects_if_the_cluster_does(tmp_path):
+def test_replicas_use_the_log_format_of_the_cluster(tmp_path):
     flags = ("--log-format", "json")
     with running_cluster(tmp_path / "c", *flags) as cluster, cluster.client() as client:
         client.deploy(slow, name="m", version="1", example=ROW)
@@ -142,6 +142,6 @@ def test_replicas_log_objects_if_the_cluster_does(tmp_path):
                 example=ROW,
                 environment={"FAILS": "1"},
             )
-        # People read it.
+        # The error is plain text even with JSON logs.
         assert "the function failed on the warm-up query: KeyError: ['col" in caught.value.message
         assert "\nTraceback (most recent call last):\n" in caught.value.message

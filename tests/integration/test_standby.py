@@ -1,4 +1,4 @@
-"""A management that waits for its turn or its store; the alarm that ends one whose turn is over."""
+"""Management that waits for its lease or its store, and the watchdog of the lease."""
 
 import asyncio
 import subprocess
@@ -39,7 +39,7 @@ async def health(channel: grpc.aio.Channel) -> dict[str, int]:
     }
 
 
-async def test_a_server_that_waits_is_alive_and_refuses_calls_until_it_serves():
+async def test_a_waiting_server_is_alive_and_refuses_calls_until_it_serves():
     server = AdminServer()
     endpoint = server.listen("127.0.0.1", 0)
     await server.start()
@@ -73,7 +73,7 @@ async def test_a_server_that_waits_is_alive_and_refuses_calls_until_it_serves():
     await server.stop(0)
 
 
-async def test_a_standby_is_ready_once_another_leads_and_the_store_lets_it_in(tmp_path: Path):
+async def test_a_standby_is_ready_once_another_leads_and_the_store_answers(tmp_path: Path):
     server = AdminServer()
     endpoint = server.listen("127.0.0.1", 0)
     await server.start()
@@ -84,7 +84,7 @@ async def test_a_standby_is_ready_once_another_leads_and_the_store_lets_it_in(tm
         valkey = StoreServer(embedded_command, tmp_path)
         await valkey.start()
         await asyncio.sleep(0.3)
-        # It may be about to lead, and then it is ready when it serves.
+        # A process that may become the leader is not ready before it serves.
         assert (await health(channel))[READINESS] == NOT_SERVING
         valkey.kill()
         standby.mark_standby()
@@ -124,23 +124,23 @@ def store(tmp_path: Path) -> Iterator[StoreServer]:
     store.stop()
 
 
-def waits_for(store: StoreServer) -> Service:
-    """Return a management whose store does not answer yet."""
+def waiting_management(store: StoreServer) -> Service:
+    """Start a management whose store is down."""
     flags = ["--data-dir", str(store.directory / "d"), "--port", "0", "--store-timeout-s", "60"]
     service = Service("skysail_management", flags, {"SKYSAIL_REDIS_URL": store.url})
     eventually(lambda: "store not reachable" in service.errors)
     return service
 
 
-async def test_a_store_may_start_after_management(store):
-    service = waits_for(store)
+async def test_management_waits_for_its_store(store):
+    service = waiting_management(store)
     await store.start()
     service.wait_ready()
     assert service.stop() == 0
 
 
-def test_a_management_that_waits_for_its_store_ends_when_it_is_told_to(store):
-    assert waits_for(store).stop(5.0) == 0
+def test_a_waiting_management_stops_on_sigterm(store):
+    assert waiting_management(store).stop(5.0) == 0
 
 
 PROGRAM = """
@@ -167,7 +167,7 @@ asyncio.run(main())
         "watchdog.arm(-1); time.sleep(20)",
     ],
 )
-def test_the_alarm_ends_a_process_whatever_it_does(work):
+def test_the_watchdog_ends_a_busy_process(work):
     began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM.format(work)],
@@ -181,7 +181,7 @@ def test_the_alarm_ends_a_process_whatever_it_does(work):
     assert done.stderr == "skysail-management: the lease was not renewed in time; exiting at once\n"
 
 
-def test_an_alarm_that_is_off_does_not_ring():
+def test_a_disarmed_watchdog_does_not_end_the_process():
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM.format("watchdog.disarm(); time.sleep(0.6)")],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""Two managements on one store, and a store that comes back without its data, as real processes."""
+"""Real processes of management that share a store or lose its data."""
 
 import asyncio
 import contextlib
@@ -46,15 +46,15 @@ def raw(server: StoreServer) -> redis.Redis:
     return redis.Redis(unix_socket_path=str(server.socket), decode_responses=True)
 
 
-def deployed(endpoint: str) -> int:
-    """Deploy a model and return the process of its replica."""
+def deploy_model(endpoint: str) -> int:
+    """Deploy a model and return its number of ready replicas."""
     with skysail.Client(endpoint) as client:
         client.deploy(models.double, name="m", version="1", example=EXAMPLE)
         return client.describe_version("m").num_ready
 
 
 def replicas_of(directory: Path) -> list[int]:
-    """Return the processes of the replicas of a data directory."""
+    """Return the process ids of the replicas of a data directory."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -73,7 +73,7 @@ def stop_replicas(directory: Path, server: StoreServer) -> None:
 def test_a_second_management_is_refused_and_changes_nothing(tmp_path, server):
     first = management(tmp_path / "a", server)
     endpoint = first.wait_ready()["grpc"]
-    deployed(endpoint)
+    deploy_model(endpoint)
     before = replicas_of(tmp_path / "a")
     second = management(tmp_path / "b", server)
     assert second.wait() == 1
@@ -89,7 +89,7 @@ def test_a_second_management_is_refused_and_changes_nothing(tmp_path, server):
         client.scale("m", 2)
     assert set(before) < set(replicas_of(tmp_path / "a"))
     assert first.stop() == 0
-    # It ended in order: nobody needs to wait for its lease.
+    # The first management released its lease, so the next one does not wait.
     third = management(tmp_path / "b", server)
     third.wait_ready()
     assert third.stop() == 0
@@ -97,11 +97,9 @@ def test_a_second_management_is_refused_and_changes_nothing(tmp_path, server):
     stop_replicas(tmp_path / "b", server)
 
 
-def test_a_management_that_crashed_is_followed_at_once_by_the_next_of_its_directory(
-    tmp_path, server
-):
+def test_the_next_management_of_a_directory_follows_a_crash_at_once(tmp_path, server):
     first = management(tmp_path / "a", server)
-    deployed(first.wait_ready()["grpc"])
+    deploy_model(first.wait_ready()["grpc"])
     before = replicas_of(tmp_path / "a")
     first.kill()
     began = time.monotonic()
@@ -115,12 +113,12 @@ def test_a_management_that_crashed_is_followed_at_once_by_the_next_of_its_direct
     stop_replicas(tmp_path / "a", server)
 
 
-def test_a_management_that_stood_still_is_fenced_and_leaves_its_replicas_alone(tmp_path, server):
+def test_a_frozen_management_is_fenced_and_keeps_its_replicas_running(tmp_path, server):
     first = management(tmp_path / "a", server)
-    deployed(first.wait_ready()["grpc"])
+    deploy_model(first.wait_ready()["grpc"])
     before = replicas_of(tmp_path / "a")
     first.process.send_signal(signal.SIGSTOP)
-    # Its lease has ended, as if 20 s had passed.
+    # The stored renewal moves 20 s back, so the lease has expired.
     raw(server).hincrby("{skysail:default}:meta", "renewed", -20_000)
     second = management(tmp_path / "b", server)
     second.wait_ready()
@@ -131,7 +129,7 @@ def test_a_management_that_stood_still_is_fenced_and_leaves_its_replicas_alone(t
     assert "Traceback" not in first.errors
     assert replicas_of(tmp_path / "a") == before
     assert len(list((tmp_path / "a" / "artifacts").iterdir())) == 1
-    # Its supervisor starts it again, and again it is told why it may not.
+    # A restart of the fenced management fails with the same reason.
     again = management(tmp_path / "a", server)
     assert again.wait() == 1
     assert "another management owns it" in again.errors
@@ -141,12 +139,10 @@ def test_a_management_that_stood_still_is_fenced_and_leaves_its_replicas_alone(t
     stop_replicas(tmp_path / "b", server)
 
 
-def test_a_store_that_is_emptied_while_management_is_down_is_refused_until_it_is_accepted(
-    tmp_path, server
-):
+def test_an_emptied_store_is_refused_until_its_loss_is_accepted(tmp_path, server):
     directory = tmp_path / "a"
     first = management(directory, server)
-    deployed(first.wait_ready()["grpc"])
+    deploy_model(first.wait_ready()["grpc"])
     before = replicas_of(directory)
     assert first.stop() == 0
     raw(server).flushall()
@@ -166,7 +162,7 @@ def test_a_store_that_is_emptied_while_management_is_down_is_refused_until_it_is
     assert accepted.stop() == 0
 
 
-def test_a_password_that_the_store_refuses_ends_management_at_once(tmp_path, server):
+def test_a_wrong_store_password_ends_management_at_once(tmp_path, server):
     raw(server).config_set("requirepass", "right")
     for url in (server.url, f"unix://:wrong@{server.socket}"):
         service = Service(
@@ -182,7 +178,7 @@ def test_a_password_that_the_store_refuses_ends_management_at_once(tmp_path, ser
 
 
 @pytest.mark.parametrize("url", ["localhost:6379", "http://u:secret@h", "redis://h:port"])
-def test_a_url_that_is_none_is_named_in_one_line(tmp_path: Path, url: str):
+def test_an_invalid_url_is_named_without_its_password(tmp_path: Path, url: str):
     flags = ["--data-dir", str(tmp_path / "a"), "--port", "0"]
     service = Service("skysail_management", flags, {"SKYSAIL_REDIS_URL": url})
     assert service.wait(20) == 1
@@ -193,7 +189,7 @@ def test_a_url_that_is_none_is_named_in_one_line(tmp_path: Path, url: str):
 
 
 class Load:
-    """Queries, one after the other, until it is told to stop."""
+    """Continuous queries from one thread."""
 
     def __init__(self, cluster: RunningCluster) -> None:
         self.num_right = 0
@@ -228,7 +224,7 @@ def log_container(cluster: RunningCluster) -> str:
     return (cluster.data_dir / "logs" / "cluster.log").read_text()
 
 
-def test_a_cluster_serves_on_without_its_data_and_gets_them_back(tmp_path: Path):
+def test_a_cluster_without_its_data_keeps_serving(tmp_path: Path):
     with running_cluster(tmp_path) as cluster, cluster.client() as client:
         client.deploy(models.double, name="m", version="1", example=EXAMPLE, num_replicas=2)
         replicas = replicas_of(tmp_path)
@@ -245,7 +241,7 @@ def test_a_cluster_serves_on_without_its_data_and_gets_them_back(tmp_path: Path)
             shown = skysail_command("status", "--endpoint", cluster.management)
             assert "not usable" in shown.stdout
             assert "skysail store restore" in shown.stdout
-            # The next management has no copy: it refuses, and all else goes on.
+            # The next management has no mirror and refuses the store, but queries are still answered.
             management_pid = cluster.service_pid("skysail_management")
             os.kill(management_pid, signal.SIGKILL)
             eventually(lambda: "cannot use the store: it is empty" in log_container(cluster), 30)
@@ -255,7 +251,7 @@ def test_a_cluster_serves_on_without_its_data_and_gets_them_back(tmp_path: Path)
         assert log_container(cluster).count("store not usable") == 1
 
 
-def test_the_mirror_of_a_management_that_runs_is_written_back(tmp_path: Path):
+def test_store_restore_writes_the_mirror_of_management_back(tmp_path: Path):
     with running_cluster(tmp_path) as cluster, cluster.client() as client:
         client.deploy(models.double, name="m", version="1", example=EXAMPLE)
         replicas = replicas_of(tmp_path)
@@ -274,19 +270,19 @@ def test_the_mirror_of_a_management_that_runs_is_written_back(tmp_path: Path):
             assert client.status().store_problem == ""
             assert health_status(cluster.management, STORE) == 0
             os.kill(cluster.service_pid("skysail_management"), signal.SIGKILL)
-            eventually(lambda: client_is_well(cluster), 30)
+            eventually(lambda: is_ready(cluster), 30)
             client.scale("m", 2)
         assert set(replicas) < set(replicas_of(tmp_path))
         assert load.errors == []
 
 
-def client_is_well(cluster: RunningCluster) -> bool:
+def is_ready(cluster: RunningCluster) -> bool:
     with cluster.client() as client, contextlib.suppress(skysail.errors.Unavailable):
         return client.describe_version("m").num_ready >= 1
     return False
 
 
-def test_a_cluster_that_is_started_with_another_store_keeps_its_artifacts(tmp_path: Path):
+def test_a_cluster_with_another_store_keeps_its_artifacts(tmp_path: Path):
     with running_cluster(tmp_path) as cluster, cluster.client() as client:
         client.deploy(models.double, name="m", version="1", example=EXAMPLE)
     shutil.rmtree(tmp_path / "store")

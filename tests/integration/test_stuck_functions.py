@@ -1,4 +1,4 @@
-"""A function that hangs on one input: others are answered all along, its replicas are replaced."""
+"""A function that hangs on one input: its replicas are replaced, other queries are answered."""
 
 import threading
 import time
@@ -14,7 +14,7 @@ NUM_REPLICAS = 4
 
 
 def hangs(x):
-    """Answer unless it is asked for more than nothing."""
+    """Hang on positive inputs."""
     import pathlib
     import threading
 
@@ -27,7 +27,7 @@ def hangs(x):
 hangs.__module__ = "__main__"
 
 
-def test_replicas_of_a_function_that_hangs_are_replaced(tmp_path, monkeypatch):
+def test_replicas_with_a_stuck_function_are_replaced(tmp_path, monkeypatch):
     monkeypatch.setenv("SKYSAIL_MANAGEMENT_STUCK_AFTER_S", "1")
     with running_cluster(tmp_path / "c") as cluster, cluster.client() as client:
         client.deploy(
@@ -46,7 +46,7 @@ def test_replicas_of_a_function_that_hangs_are_replaced(tmp_path, monkeypatch):
 
         asking = threading.Thread(target=poison)
         asking.start()
-        # What is in one batch with it waits with it.
+        # Later queries must not share its batch, so the test waits until the function hangs.
         eventually(lambda: list(cluster.data_dir.glob("replicas/*/work/hangs")))
         try:
             slowest_s = 0.0
@@ -67,7 +67,7 @@ def test_replicas_of_a_function_that_hangs_are_replaced(tmp_path, monkeypatch):
         eventually(replaced, what="all replicas are ready again")
         replicas = client.describe_version("h").replicas
         lost = before - {each.container_id for each in replicas}
-        # A query that ends replicas is given up after three.
+        # The frontend fails a query that has killed three replicas.
         assert 1 <= len(lost) <= 3
         reasons = [each.reason for each in replicas if each.num_restarts]
         assert len(reasons) == len(lost)

@@ -1,4 +1,4 @@
-"""Frontends with TLS at their doors: every client, what is renewed, and what each mistake says."""
+"""TLS of frontends: clients, renewal of certificates, and errors."""
 
 import json
 import os
@@ -22,16 +22,16 @@ from skysail.settings import CLUSTER_FILE
 from skysail_common.rpc.certificates import ServerCertificates
 from skysail_testing import models
 from skysail_testing.certificates import HERE, Certificate
+from skysail_testing.client_programs import assert_passes
 from skysail_testing.clusters import RunningCluster
 from skysail_testing.processes import Service, eventually
-from skysail_testing.programs import passes
 
 ROW = np.ones((1, 3))
 
 
 @dataclass
 class Secured:
-    """A frontend with TLS, and the files of those who talk to it."""
+    """A frontend with TLS, and the files of its clients."""
 
     directory: Path
     bound: dict[str, str] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class Secured:
         return skysail.Client("127.0.0.1:1", **options)  # type: ignore[arg-type]
 
     def refusal(self, **options: object) -> str:
-        """Return what a client is told that does not come in."""
+        """Return the error message of a client that is refused."""
         begin = time.monotonic()
         with self.client(**options) as client, pytest.raises(errors.SkysailError) as caught:
             client.predict("secured", [1, 2, 3])
@@ -99,26 +99,26 @@ def secured(model: RunningCluster, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 def own(model: RunningCluster, tmp_path: Path) -> Iterator[Secured]:
-    """One whose certificates may be renewed."""
+    """A frontend whose certificates a test may renew."""
     with frontend(model, tmp_path, SKYSAIL_FRONTEND_WORKERS="2") as secured:
         yield secured
 
 
-def trusting(ca: Path, *own: Path) -> ssl.SSLContext:
+def ssl_context_for(ca: Path, *own: Path) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=str(ca))
-    # Of Python 3.13, for what certificates of these tests do not say.
+    # Python 3.13 checks extensions that the certificates of these tests lack.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     if own:
         context.load_cert_chain(*own)
     return context
 
 
-def test_the_sdk_and_the_command_line(secured: Secured, cluster: RunningCluster):
+def test_the_sdk_and_the_command_line_use_tls(secured: Secured, cluster: RunningCluster):
     with secured.client() as client:
         answers = client.predict_batch("secured", np.arange(300.0).reshape(100, 3))
         assert answers[99].output.tolist() == [594.0, 596.0, 598.0]
     variables = {"SKYSAIL_TLS_CA_FILE": str(secured.ca_file)}
-    # The frontend is found by management, which is asked in the clear.
+    # The command asks management without TLS for the frontend.
     arguments = ["predict", "secured", "[1, 2, 3]", "--endpoint", cluster.management]
     done = subprocess.run(
         [sys.executable, "-m", "skysail", *arguments],
@@ -139,13 +139,13 @@ def test_tritonclient_in_its_own_process(secured: Secured):
         assert result.as_numpy("output").tolist() == [[0, 2, 4], [6, 8, 10]]
         print("passed")
     """
-    passes(program, secured.bound["grpc"], str(secured.ca_file))
+    assert_passes(program, secured.bound["grpc"], str(secured.ca_file))
 
 
-def test_http(secured: Secured):
+def test_http_clients_use_tls(secured: Secured):
     body = {"inputs": [{"name": "x", "datatype": "FP64", "shape": [1, 3], "data": [1, 2, 3]}]}
     url = f"https://{secured.bound['http']}/v2/models/secured/infer"
-    answer = httpx.post(url, json=body, verify=trusting(secured.ca_file)).json()
+    answer = httpx.post(url, json=body, verify=ssl_context_for(secured.ca_file)).json()
     assert answer["outputs"][0]["data"] == [2, 4, 6]
     with pytest.raises(httpx.ConnectError, match="certificate verify failed"):
         httpx.post(url, json=body)
@@ -153,7 +153,9 @@ def test_http(secured: Secured):
         httpx.get(url.replace("https", "http"))
 
 
-def test_each_mistake_is_named(secured: Secured, cluster: RunningCluster, tmp_path: Path):
+def test_each_client_mistake_has_its_error(
+    secured: Secured, cluster: RunningCluster, tmp_path: Path
+):
     endpoint = secured.bound["grpc"]
     assert f"{endpoint} wants TLS; give tls_ca_file" in secured.refusal(tls_ca_file=None)
     assert f"{cluster.grpc} does not speak TLS" in secured.refusal(query_endpoint=cluster.grpc)
@@ -173,16 +175,16 @@ def test_each_mistake_is_named(secured: Secured, cluster: RunningCluster, tmp_pa
 
 
 def test_new_connections_see_renewed_certificates(own: Secured):
-    """Of both workers, at both doors."""
+    """Both workers renew their certificates for HTTP and gRPC."""
     files = own.directory / "tls"
     url = f"https://{own.bound['http']}/v2/health/live"
 
     def problems() -> list[str]:
-        """Return what several new connections say."""
+        """Return the errors of several new connections."""
         found = []
         for _ in range(8):
             try:
-                httpx.get(url, verify=trusting(own.ca_file))
+                httpx.get(url, verify=ssl_context_for(own.ca_file))
             except httpx.ConnectError as error:
                 found.append(str(error))
         return found
@@ -200,7 +202,7 @@ def test_new_connections_see_renewed_certificates(own: Secured):
                 what="both workers show it",
             )
             eventually(lambda says=says: says in own.refusal(), what="so does gRPC")
-        # Connections that were there go on.
+        # Existing connections stay open.
         assert client.predict("secured", [1, 2, 3]).outcome == "OK"
         (files / "..data" / "tls.crt").write_text("not a certificate")
         Certificate("server", own.authority).write(files)
@@ -209,7 +211,7 @@ def test_new_connections_see_renewed_certificates(own: Secured):
         assert client.predict("secured", [1, 2, 3]).outcome == "OK"
 
 
-def test_mutual_tls(model: RunningCluster, tmp_path: Path):
+def test_mutual_tls_needs_a_client_certificate(model: RunningCluster, tmp_path: Path):
     others = Certificate("authority of clients")
     (tmp_path / "clients.pem").write_bytes(others.pem)
     certificate, key = Certificate("client", others).write(tmp_path / "client")
@@ -226,15 +228,15 @@ def test_mutual_tls(model: RunningCluster, tmp_path: Path):
         own = {"tls_certificate_file": certificate, "tls_key_file": key}
         assert f"does not accept the certificate {certificate}" in secured.refusal(**own)
         url = f"https://{secured.bound['http']}/v2/health/live"
-        with_own = trusting(
+        with_own = ssl_context_for(
             secured.ca_file, *(tmp_path / "client" / f"tls.{n}" for n in ("crt", "key"))
         )
         assert httpx.get(url, verify=with_own).status_code == 200
         with pytest.raises((httpx.ReadError, httpx.RemoteProtocolError)):
-            httpx.get(url, verify=trusting(secured.ca_file))
+            httpx.get(url, verify=ssl_context_for(secured.ca_file))
 
 
-def test_the_health_check_of_the_image_and_the_probes(secured: Secured):
+def test_health_check_and_probes_work_with_tls(secured: Secured):
     port = secured.bound["metrics"].rpartition(":")[2]
     environment = os.environ | secured.environment | {"SKYSAIL_FRONTEND_METRICS_PORT": port}
     command = [sys.executable, "-m", "skysail_frontend.health_check"]
@@ -243,7 +245,7 @@ def test_the_health_check_of_the_image_and_the_probes(secured: Secured):
     assert [httpx.get(f"{page}/{each}").status_code for each in ("live", "ready")] == [200, 200]
 
 
-def test_what_the_files_must_be(tmp_path: Path):
+def test_each_invalid_file_has_its_error(tmp_path: Path):
     authority = Certificate("authority")
     server = Certificate("server", authority)
     chain, key = server.write(tmp_path / "good")
@@ -284,7 +286,7 @@ def test_what_the_files_must_be(tmp_path: Path):
     assert re.search(f"{chain} and {other} are no certificate and its key", text)
 
 
-def test_a_frontend_ends_that_cannot_serve_as_it_was_told(tmp_path: Path):
+def test_a_frontend_with_invalid_tls_settings_exits(tmp_path: Path):
     chain, key = (str(each) for each in Certificate("server").write(tmp_path))
     for flags, status, says in (
         ([f"--tls-certificate-file={chain}"], 2, "--tls-key-file is not; give both"),
@@ -307,14 +309,12 @@ NAME = "skysail-frontend.models.svc"
 
 @pytest.fixture
 def forwarded(model: RunningCluster, tmp_path: Path) -> Iterator[Secured]:
-    """One behind forwarded ports: 127.0.0.1 is dialled, and the certificate has another name."""
+    """A frontend behind forwarded ports: clients dial 127.0.0.1, which its certificate lacks."""
     with frontend(model, tmp_path, (NAME,)) as secured:
         yield secured
 
 
-def test_a_certificate_of_another_name_is_accepted_if_the_name_is_given(
-    forwarded: Secured, monkeypatch
-):
+def test_the_server_name_setting_replaces_the_host_name(forwarded: Secured, monkeypatch):
     assert "127.0.0.1" in forwarded.refusal()
     monkeypatch.setenv("SKYSAIL_TLS_SERVER_NAME", NAME)
     with forwarded.client() as client:
@@ -323,7 +323,7 @@ def test_a_certificate_of_another_name_is_accepted_if_the_name_is_given(
     assert "another.example" in forwarded.refusal()
 
 
-def test_the_name_that_forwarded_ports_note_is_used(forwarded: Secured, monkeypatch):
+def test_the_server_name_of_the_cluster_file_is_used(forwarded: Secured, monkeypatch):
     note = {"management": "127.0.0.1:1", "grpc": forwarded.bound["grpc"], "server_name": NAME}
     (forwarded.directory / CLUSTER_FILE).write_text(json.dumps(note))
     monkeypatch.setenv("SKYSAIL_DATA_DIR", str(forwarded.directory))

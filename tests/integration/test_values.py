@@ -1,4 +1,4 @@
-"""An output means the same at every door."""
+"""An output has the same meaning in every API."""
 
 import math
 
@@ -55,7 +55,7 @@ def of_triton(cluster: RunningCluster, name: str) -> bytes:
         ("infinity", [-math.inf, 1], ["-Infinity", 1], b"[-Infinity, 1]"),
     ],
 )
-def test_texts_and_values_are_told_apart_everywhere(
+def test_texts_and_values_are_distinct_in_every_api(
     cluster, client, named, name, value, in_json, raw
 ):
     assert client.predict(named, name).output == value
@@ -69,7 +69,7 @@ def test_nan_in_a_dictionary_is_nan_or_null(cluster, client, named):
 
 
 @pytest.mark.parametrize("name", ["set", "bytes"])
-def test_what_has_no_form_in_json_is_the_model_s_fault(cluster, client, named, name):
+def test_a_value_without_a_json_form_fails_the_model(cluster, client, named, name):
     with pytest.raises(errors.ModelFailed, match=f"it holds a value of type {name}; return "):
         client.predict(named, name)
     inputs = [{"name": "input", "datatype": "BYTES", "shape": [1], "data": [name]}]
@@ -77,7 +77,7 @@ def test_what_has_no_form_in_json_is_the_model_s_fault(cluster, client, named, n
     assert httpx.post(url, json={"inputs": inputs}).status_code == 500
 
 
-def test_numbers_that_would_change_are_refused_and_missing_ones_taken(cluster, client):
+def test_lossy_numbers_are_refused_and_missing_numbers_accepted(cluster, client):
     client.deploy(models.double, name="halves", version="1", example=np.ones((1, 2), "f4"))
     assert client.predict("halves", np.array([0.1, 2.0])).output.tolist() == pytest.approx([0.2, 4])
     assert np.isnan(client.predict("halves", [0.5, None]).output[1])

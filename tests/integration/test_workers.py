@@ -1,4 +1,4 @@
-"""A frontend of several worker processes: one address, one page, and no worker is missed."""
+"""A frontend with several worker processes, which share addresses and a metrics page."""
 
 import os
 import signal
@@ -39,7 +39,7 @@ def working(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster
             client.deploy(models.double, name="double", version="1", example=ROW)
         yield cluster
     finally:
-        # The last test has stopped it.
+        # The last test stops the cluster itself.
         if psutil.pid_exists(cluster.pid):
             stopped = skysail_command("down", "--data-dir", str(data_dir))
             assert stopped.returncode == 0, stopped.stderr
@@ -74,13 +74,13 @@ def workers_of(cluster: RunningCluster) -> list[Worker]:
     return found
 
 
-def test_all_connections_are_answered_and_one_page_counts_all(working: RunningCluster):
+def test_all_workers_answer_and_one_page_has_their_metrics(working: RunningCluster):
     request = query_pb2.PredictRequest(target="double", inputs=encode_input([1.0, 2, 3]))
     unknown = query_pb2.PredictRequest(target="nope", inputs=encode_input([1.0]))
     tensor = {"name": "x", "datatype": "FP64", "shape": [1, 3], "data": [1, 1, 1]}
 
     def ask_grpc(_: int) -> int:
-        # Its own connection, not one that channels to the same address share.
+        # Channels to one address share a connection unless this option is set.
         options = [("grpc.use_local_subchannel_pool", 1)]
         with grpc.insecure_channel(working.grpc, options) as channel:
             stub = query_pb2_grpc.QueryServiceStub(channel)
@@ -114,14 +114,14 @@ def test_all_connections_are_answered_and_one_page_counts_all(working: RunningCl
     by_worker = page.by("worker", "skysail_queries_total", model="double")
     assert by_worker.keys() == {"0", "1"}
     assert sorted(by_worker.values()) == sorted(counts)
-    # Each is linked to the replica.
+    # Each worker is linked to the replica.
     ready = page.by("worker", "skysail_replica_ready", model="double")
     assert ready == {"0": 1, "1": 1}
     assert page.by("worker", "process_start_time_seconds").keys() == {"0", "1"}
 
 
-class Increase:
-    """What a counter grew by, as Prometheus finds it: each fall of a series is a reset."""
+class CounterIncrease:
+    """The increase of a counter, as Prometheus computes it: each decrease is a reset."""
 
     def __init__(self, cluster: RunningCluster, name: str, **labels: str) -> None:
         self._cluster = cluster
@@ -144,7 +144,7 @@ class Increase:
         return page.by("worker", self._name, **self._labels)
 
 
-def test_counters_of_a_worker_that_restarts_invent_no_query(working: RunningCluster):
+def test_a_restarted_worker_does_not_inflate_counters(working: RunningCluster):
     with ExitStack() as stack:
         clients = [stack.enter_context(working.client()) for _ in range(16)]
 
@@ -152,7 +152,7 @@ def test_counters_of_a_worker_that_restarts_invent_no_query(working: RunningClus
             return sum(client.predict("double", [1, 2, 3]).outcome == "OK" for client in clients)
 
         assert ask_all() == 16
-        queries = Increase(working, "skysail_queries_total", model="double", outcome="OK")
+        queries = CounterIncrease(working, "skysail_queries_total", model="double", outcome="OK")
         before = queries.look()
         assert set(before) == {"0", "1"}
         victim = workers_of(working)[0]
@@ -173,7 +173,7 @@ def test_counters_of_a_worker_that_restarts_invent_no_query(working: RunningClus
         assert queries.total == 16
 
 
-def test_a_killed_worker_loses_no_query_and_comes_back(working: RunningCluster):
+def test_a_killed_worker_is_replaced_and_loses_no_query(working: RunningCluster):
     with ExitStack() as stack:
         clients = [stack.enter_context(working.client()) for _ in range(6)]
         for client in clients:
@@ -200,7 +200,7 @@ def test_a_killed_worker_loses_no_query_and_comes_back(working: RunningCluster):
 def test_a_worker_that_drains_under_load_loses_no_call(
     working: RunningCluster, request: pytest.FixtureRequest
 ):
-    """Clients that know nothing of Skysail notice nothing."""
+    """The clients are plain gRPC clients without retries of Skysail."""
     message = oip.ModelInferRequest(model_name="double", raw_input_contents=[ROW.tobytes()])
     message.inputs.add(name="x", datatype="FP64", shape=[1, 3])
     answered: Counter[bytes] = Counter()
@@ -209,7 +209,7 @@ def test_a_worker_that_drains_under_load_loses_no_call(
     room = threading.Condition()
 
     def ask() -> None:
-        # Its own connection, not one that channels to the same address share.
+        # Channels to one address share a connection unless this option is set.
         options = [("grpc.use_local_subchannel_pool", 1)]
         with grpc.insecure_channel(working.grpc, options) as channel:
             stub = oip_grpc.GRPCInferenceServiceStub(channel)
@@ -243,7 +243,7 @@ def test_a_worker_that_drains_under_load_loses_no_call(
         for each in asking:
             each.result(30)
     if request.config.getoption("--transport") == "grpc":
-        # What comes in just as a server of grpc.aio stops is cancelled, not refused.
+        # A stopping server of grpc.aio cancels calls that arrive at that moment.
         problems = [problem for problem in problems if "StatusCode.CANCELLED" not in problem]
     assert problems == []
     assert set(answered) == {(2 * ROW).tobytes()}
@@ -254,7 +254,7 @@ def test_a_worker_that_drains_under_load_loses_no_call(
     eventually(are_two, what="another worker took its place")
 
 
-def test_a_worker_that_hangs_is_replaced(working: RunningCluster):
+def test_a_frozen_worker_is_replaced(working: RunningCluster):
     with ExitStack() as stack:
         clients = [stack.enter_context(working.client()) for _ in range(6)]
         for client in clients:
@@ -279,7 +279,7 @@ def test_a_worker_that_hangs_is_replaced(working: RunningCluster):
 
 
 def test_workers_outlive_their_parent_until_its_successor_is_ready(working: RunningCluster):
-    """Each query on a connection of its own, as it may be the one that nobody takes."""
+    """Each query uses a new connection, because an unaccepted one would show only there."""
     request = query_pb2.PredictRequest(target="double", inputs=encode_input([1.0, 2, 3]))
     done = threading.Event()
     problems: list[str] = []

@@ -1,1 +1,1 @@
-"""What the tests share."""
+"""Fixtures, fakes and harnesses that the tests share."""

@@ -13,7 +13,7 @@ SERVICES = (STORE, MANAGEMENT, FRONTEND, PROMETHEUS)
 
 
 def why_not_all_in_docker() -> str:
-    """Return what these tests lack here; empty if nothing."""
+    """Return the reason to skip these tests; empty if they can run."""
     if reason := why_no_docker():
         return reason
     for service in SERVICES:
@@ -28,7 +28,7 @@ def label(data_dir: Path) -> str:
 
 
 def remove_images(filter_label: str) -> None:
-    """Remove those that stay for the next cluster in a directory, which there will not be."""
+    """Remove the images that a cluster keeps for the next one in its directory."""
     names = "{{.Repository}}:{{.Tag}}"
     images = run_docker("images", "--format", names, "--filter", filter_label).split()
     assert images

@@ -1,4 +1,4 @@
-"""The part of management that model servers meet: it gives them their artifacts."""
+"""The part of management that serves artifacts to model servers."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -18,7 +18,7 @@ SECRET = "the secret of the tests"
 
 
 class ArtifactServer(management_pb2_grpc.ManagementServiceServicer):
-    """Serves `DownloadArtifact` and nothing else."""
+    """A server of `DownloadArtifact` alone."""
 
     def __init__(self) -> None:
         self._artifacts: dict[ModelVersion, skysail.artifact.build.Artifact] = {}

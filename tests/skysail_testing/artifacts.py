@@ -1,4 +1,4 @@
-"""What is in an artifact."""
+"""Readers of artifacts: their files, their function, and a process that loads them."""
 
 import io
 import os
@@ -40,12 +40,12 @@ print(model.predict([np.ones((1, 2))], 1)[0].tolist())
 
 
 def run_in_replica(artifact: Artifact, directory: Path, program: str = _REPLICA) -> str:
-    """Return what a fresh process prints that loads an artifact, far from the user's modules.
+    """Load an artifact in a process without the user's modules; return the output.
 
     Args:
-        artifact: Its function is given an array of ones [1, 2].
-        directory: Empty; for the files of the process.
-        program: Gets the paths of the artifact and of a work directory.
+        artifact: The program calls its function with an array of ones [1, 2].
+        directory: Empty directory for the files of the process.
+        program: Python program; its arguments are the artifact and a work directory.
     """
     file, work_dir = directory / "artifact.zip", directory / "work"
     work_dir.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Certificates for a test, and files of them."""
+"""Certificates of an authority, servers and clients, and their files."""
 
 import datetime
 import ipaddress
@@ -23,13 +23,13 @@ class Certificate:
         names: Sequence[str] = HERE,
         days: float = 1.0,
     ) -> None:
-        """Makes one.
+        """Generate the key and sign the certificate.
 
         Args:
-            name: Its subject.
-            issuer: Authority that signs it; itself if None.
-            names: Host names and addresses that it is for.
-            days: Time for which it is valid still; expired if below 0.
+            name: Common name of the subject.
+            issuer: Authority that signs the certificate; self-signed if None.
+            names: Host names and addresses of the subject.
+            days: Remaining validity; the certificate has expired if it is negative.
         """
         self.private = ec.generate_private_key(ec.SECP256R1())
         self.subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
@@ -65,7 +65,7 @@ class Certificate:
         )
 
     def write(self, directory: Path) -> tuple[Path, Path]:
-        """Write `tls.crt` and `tls.key` as Kubernetes does: at once, behind a link."""
+        """Write `tls.crt` and `tls.key` atomically behind a link, as Kubernetes does."""
         directory.mkdir(exist_ok=True)
         version = directory / f"..{self.pem[-60:-50].hex()}"
         version.mkdir()

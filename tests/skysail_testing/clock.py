@@ -1,4 +1,4 @@
-"""Time that tests move by hand, and an event loop that follows it."""
+"""A clock that tests advance, and an event loop that follows it."""
 
 import heapq
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from itertools import count
 
 
 class FakeClock:
-    """A clock that stands until it is moved."""
+    """A clock that stands still until a test advances it."""
 
     BEGIN = 1000.0
 
@@ -31,7 +31,7 @@ class _Timer:
 
 
 class FakeLoop:
-    """What the core needs of an event loop: turns and timers, by a fake clock."""
+    """The part of an event loop that the core uses: callbacks and timers on a fake clock."""
 
     def __init__(self, clock: FakeClock) -> None:
         self.clock = clock
@@ -48,14 +48,14 @@ class FakeLoop:
         return timer
 
     def turn(self) -> None:
-        """Run what was called for soon, and what that calls for."""
+        """Run all soon callbacks, including those that they schedule."""
         while self._soon:
             soon, self._soon = self._soon, []
             for callback in soon:
                 callback()
 
     def run_until(self, instant: float) -> None:
-        """Move the clock to an instant; timers come at theirs, in order."""
+        """Move the clock to an instant and run each timer at its own instant."""
         self.turn()
         while self._timers and self._timers[0][0] <= instant:
             at, _, timer = heapq.heappop(self._timers)

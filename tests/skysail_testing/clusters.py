@@ -1,4 +1,4 @@
-"""A whole cluster for a test, as a user starts it."""
+"""A local cluster, started by the command line as a user starts it."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from skysail_testing.commands import skysail_command, skysail_in_process
 
 @dataclass
 class RunningCluster:
-    """A cluster that runs, and handles to disturb it."""
+    """A running cluster, with the processes that a test may kill."""
 
     data_dir: Path
     pid: int
@@ -46,7 +46,7 @@ class RunningCluster:
 
     def _children(self) -> Iterator[tuple[int, str, list[str]]]:
         for child in psutil.Process(self.pid).children():
-            # One that was killed is there until the supervisor has asked for its end.
+            # A killed process is a zombie until the supervisor reaps it.
             with suppress(psutil.NoSuchProcess):
                 yield child.pid, child.name(), child.cmdline()
 
@@ -56,7 +56,7 @@ class RunningCluster:
 
 
 def start_cluster(data_dir: Path, *flags: str) -> RunningCluster:
-    """Start a cluster on free ports; whoever calls this stops it."""
+    """Start a cluster on free ports; the caller stops it."""
     names = ("http", "grpc", "metrics", "management")
     ports = [part for name in names for part in (f"--{name}-port", "0")]
     started = skysail_command("up", "--detach", "--data-dir", str(data_dir), *ports, *flags)
@@ -67,7 +67,7 @@ def start_cluster(data_dir: Path, *flags: str) -> RunningCluster:
 _FAILURES = (
     "unhandled exception",
     "background task failed",
-    # As uvicorn and uvloop call what our code let through.
+    # The next two texts are of uvicorn and uvloop, for exceptions that our code did not catch.
     "Exception in ASGI application",
     "Fatal error on transport",
 )
@@ -77,15 +77,15 @@ _FAILURES = (
 def running_cluster(
     data_dir: Path, *flags: str, has_failures: bool = False
 ) -> Iterator[RunningCluster]:
-    """Run a cluster on free ports inside the `with` block; its log tells no failure of ours.
+    """Run a cluster on free ports inside the `with` block.
 
-    With `has_failures` a test brings such failures about.
+    The log must contain no internal error, unless `has_failures` says that the test causes one.
     """
     cluster = start_cluster(data_dir, *flags)
     try:
         yield cluster
     finally:
-        # A test may have stopped a process; it must be able to end.
+        # A test may have frozen a process, which must resume to end.
         for process in [psutil.Process(cluster.pid)] if psutil.pid_exists(cluster.pid) else []:
             for child in process.children(recursive=True):
                 try:

@@ -58,28 +58,28 @@ _PATIENCE_S = 30.0
 
 
 class Backend(ABC):
-    """One engine that can run containers, and what tests must do to it behind its back."""
+    """An engine that runs containers, with failures that tests inject without the manager."""
 
     host = "127.0.0.1"
-    """Where containers reach the test process."""
+    """Host at which containers reach the test process."""
 
     cluster_name = "test"
-    """Name of the cluster that its managers manage."""
+    """Name of the cluster of its managers."""
 
     fetches_artifacts = True
-    """Whether containers ask the test process for their artifact, by their token."""
+    """Whether containers fetch their artifact from the test process with a token."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
     @staticmethod
     def why_not() -> str:
-        """Return why this back end cannot run here; empty if it can."""
+        """Return the reason to skip this back end; empty if it can run."""
         return ""
 
     @abstractmethod
     def make_manager(self) -> ContainerManager:
-        """Return a manager that is not open; each manages the same containers."""
+        """Return a closed manager; all managers of a back end share its containers."""
 
     def keep(self, artifact: skysail.artifact.build.Artifact) -> None:
         """Store an artifact like management."""
@@ -90,23 +90,23 @@ class Backend(ABC):
         return str(wheel)
 
     def find_links(self, directory: Path) -> list[str]:
-        """Return lines of a requirements file by which pip finds the wheels of a directory."""
+        """Return the lines of a requirements file that let pip find the wheels of a directory."""
         return [f"--find-links {directory}"]
 
     @abstractmethod
     async def kill(self, container: Container) -> None:
-        """End a container as the kernel would: by SIGKILL."""
+        """Kill a container with SIGKILL, as the kernel would."""
 
     @abstractmethod
     def lose_events(self, manager: Any) -> None:
-        """Let a manager hear nothing more of containers that end."""
+        """Drop all later events about the ends of containers."""
 
-    def let_go(self, manager: ContainerManager) -> None:
-        """Note that a manager was closed and its process is gone."""
+    def forget_manager(self, manager: ContainerManager) -> None:
+        """Record that a manager was closed, as if its process were gone."""
         return
 
     async def clean_up(self) -> None:
-        """Remove what tests leave."""
+        """Remove all remains of a test."""
         return
 
 
@@ -133,12 +133,12 @@ class LocalBackend(Backend):
             if task.get_name().startswith("exit of"):
                 task.cancel()
 
-    def let_go(self, manager: ContainerManager) -> None:
+    def forget_manager(self, manager: ContainerManager) -> None:
         assert isinstance(manager, LocalProcessManager)
         self._gone.append(manager)
 
     async def clean_up(self) -> None:
-        # Processes whose parent is gone are waited for by init; here the parent is still this one.
+        # The test process is still the parent, so init does not reap these processes.
         for manager in self._gone:
             for replica in manager._replicas.values():
                 if replica.child is not None:
@@ -212,7 +212,7 @@ def docker_gateways(*networks: str) -> set[str]:
     """Return the addresses of this machine on networks of the engine."""
     found = json.loads(run_docker("network", "inspect", *networks))
     configs = [config for each in found for config in each["IPAM"]["Config"] or ()]
-    # An engine that has just made its bridge does not tell that one's.
+    # A new engine reports no gateway of its bridge.
     return {
         config.get("Gateway") or str(next(ipaddress.ip_network(config["Subnet"]).hosts()))
         for config in configs
@@ -227,7 +227,7 @@ class KubernetesBackend(Backend):
         self.cluster = kubernetes_cluster()
         self.host = self.cluster.node_address
         self.namespace = self.cluster.shared_namespace
-        # Each test is a cluster of its own there.
+        # The tests share a namespace, so each has another cluster name.
         self.cluster_name = f"t{secrets.token_hex(3)}"
         self.values = values
 
@@ -246,7 +246,7 @@ class KubernetesBackend(Backend):
         return KubernetesManager(ManagementSettings(data_dir=self.directory, **values))
 
     def keep(self, artifact: skysail.artifact.build.Artifact) -> None:
-        # Images of versions are made of it, where there is a registry for them.
+        # The manager builds images of versions from this file if it has a registry.
         keep_in(self.directory, artifact)
 
     def requirement(self, wheel: Path) -> str:
@@ -288,7 +288,7 @@ def portable(function: Callable[..., Any]) -> Callable[..., Any]:
     return types.FunctionType(function.__code__, {"__name__": "__main__"}, function.__name__)
 
 
-class Hand:
+class ManagerHarness:
     """An open manager, its reports, and the artifacts for its containers."""
 
     def __init__(self, backend: Backend, manager: ContainerManager, server: ArtifactServer) -> None:
@@ -305,11 +305,11 @@ class Hand:
                 self._changed.notify_all()
 
     def states(self, container: Container) -> list[ReplicaState]:
-        """Return the states that were reported of a container."""
+        """Return the reported states of a container."""
         return [box.state for box in self.seen if box.container_id == container.container_id]
 
     async def reported(self, container: Container, *states: ReplicaState) -> Container:
-        """Return a container once it is reported in one of these states."""
+        """Return the first report of a container in one of these states."""
 
         def find() -> Container | None:
             for box in self.seen:
@@ -333,11 +333,11 @@ class Hand:
         requirements: Iterable[str] = (),
         **values: Any,
     ) -> VersionSpec:
-        """Make a version of a function and have its artifact at hand."""
+        """Build a version of a function and serve its artifact."""
         values = values or {"input_type": "strings"}
         if isinstance(function, types.FunctionType):
             function = portable(function)
-        # Unchecked, because functions of tests do what must not happen to the process of the tests.
+        # The check is off because it would run harmful functions in the test process.
         values = {"check": False, **values}
         artifact = skysail.artifact.build.build_artifact(function, **values)  # type: ignore[arg-type]
         self.server.add(version, artifact)
@@ -372,19 +372,19 @@ class Hand:
 
 
 @asynccontextmanager
-async def opened(backend: Backend, server: ArtifactServer) -> AsyncIterator[Hand]:
-    """Open a manager and watch it inside the `async with` block; containers outlive it."""
+async def open_harness(backend: Backend, server: ArtifactServer) -> AsyncIterator[ManagerHarness]:
+    """Open and watch a manager inside the `async with` block; its containers stay."""
     manager = backend.make_manager()
     await manager.open()
-    hand = Hand(backend, manager, server)
-    watching = asyncio.create_task(hand.watch())
+    harness = ManagerHarness(backend, manager, server)
+    watching = asyncio.create_task(harness.watch())
     try:
-        yield hand
+        yield harness
     finally:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
         await manager.close()
-        backend.let_go(manager)
+        backend.forget_manager(manager)
 
 
 @asynccontextmanager
@@ -436,7 +436,7 @@ async def ask(container: Container, *texts: str) -> list[Any]:
 
 
 def make_wheel(directory: Path, name: str, source: str) -> Path:
-    """Write a wheel with one module; nothing must be built or fetched to install it."""
+    """Write a wheel with one module, which pip installs without a build or the network."""
     path = directory / f"{name}-1.0-py3-none-any.whl"
     info = f"{name}-1.0.dist-info"
     members = {

@@ -1,4 +1,4 @@
-"""Engines and registries of their own for the tests that stop, fill or lock them."""
+"""Separate Docker engines and registries for tests that stop, fill or lock them."""
 
 import asyncio
 import os
@@ -15,12 +15,12 @@ from skysail_testing.container_managers import IMAGE, run_docker, why_no_docker
 from skysail_testing.processes import eventually
 
 _VOLUME_MIB = 1024
-# Not `none`, for which an engine removes the bridge of the one that this machine has.
+# A named bridge, because `none` would remove the bridge of this machine's engine.
 _BRIDGE = "skysail-test"
 
 
 class OwnEngine:
-    """A Docker engine that reaches nothing, all of whose data is on a small volume."""
+    """A Docker engine without a network, whose data is on a small volume."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -52,7 +52,7 @@ class OwnEngine:
         )  # fmt: skip
 
     def load(self, image: str) -> None:
-        """Take an image over from the engine of this machine."""
+        """Copy an image from the engine of this machine."""
         with subprocess.Popen(["docker", "save", image], stdout=subprocess.PIPE) as saved:
             command = ["docker", "--host", self.host, "load", "--quiet"]
             subprocess.run(command, stdin=saved.stdout, check=True, stdout=subprocess.DEVNULL)
@@ -65,7 +65,7 @@ class OwnEngine:
 
 @contextmanager
 def own_engine() -> Iterator[OwnEngine]:
-    """Have an engine of one's own, which has the image of the model server, inside the block."""
+    """Run a separate engine with the image of the model server inside the block."""
     directory = Path(tempfile.mkdtemp(prefix="e"))
     engine = OwnEngine(directory)
     volume = directory / "volume"
@@ -88,18 +88,18 @@ def own_engine() -> Iterator[OwnEngine]:
 
 
 def why_no_own_engine() -> str:
-    """Return why no second engine can be started here; empty if it can."""
+    """Return the reason to skip tests with a second engine; empty if it can run."""
     if os.getuid() != 0:
-        return "a docker engine of one's own needs root"
+        return "a second docker engine needs root"
     if not shutil.which("dockerd"):
         return "no docker engine (dockerd) on this machine"
-    # It takes the image over from there.
+    # The second engine copies the image from the first one.
     return why_no_docker()
 
 
 @contextmanager
 def registry(directory: Path, user: str, password: str) -> Iterator[str]:
-    """Run a registry that asks for a password; what is yielded is its address."""
+    """Run a registry with a password inside the block; yield its address."""
     hashed = subprocess.run(
         ["htpasswd", "-nbB", user, password], check=True, capture_output=True, text=True
     ).stdout
@@ -129,5 +129,5 @@ def _listens_on(log: Path) -> str:
 
 
 async def in_container(container_id: str, *command: str) -> str:
-    """Return what a command in a container prints."""
+    """Run a command in a container and return its output."""
     return await asyncio.to_thread(run_docker, "exec", container_id, *command)

@@ -1,11 +1,11 @@
-"""How many examples a property test tries."""
+"""Numbers of examples of property tests."""
 
 from hypothesis import settings
 
 THOROUGH = 100
-"""As many as the profile `thorough` tries where a test names no number."""
+"""Default number of examples of the profile `thorough`."""
 
 
 def examples(thorough: int) -> int:
-    """Return a number of examples: this with the profile `thorough`, fewer with a quicker one."""
+    """Scale a number of examples of the profile `thorough` to the present profile."""
     return max(5, thorough * settings().max_examples // THOROUGH)

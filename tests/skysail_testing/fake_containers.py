@@ -19,7 +19,7 @@ from skysail_management.containers.change_feed import ChangeFeed
 
 
 class FakeContainerManager(ContainerManager):
-    """Keeps containers in memory; each is ready at once unless a test wants otherwise."""
+    """A container manager in memory; containers are ready at once by default."""
 
     name = "fake"
 
@@ -29,13 +29,13 @@ class FakeContainerManager(ContainerManager):
         self.stopped: list[str] = []
         self.prepared: list[VersionSpec] = []
         self.verified: list[bool] = []
-        """Whether each preparation was to trust no note."""
+        """The argument `verifies` of each preparation."""
         self.swept: list[list[VersionSpec]] = []
         self.is_open = False
         self.becomes_ready = True
-        """Whether what is started is ready at once."""
+        """Whether a started container is ready at once."""
         self.fails_with: list[dict[str, object]] = []
-        """What each next container fails with before `start` returns."""
+        """Failures of the next containers, which fail before `start` returns."""
         self.start_errors: list[Exception] = []
         self.prepare_errors: list[Exception] = []
         self.stop_errors: list[Exception] = []
@@ -47,7 +47,7 @@ class FakeContainerManager(ContainerManager):
         """Versions whose preparation never ends."""
         self.num_preparing = 0
         self.drain_gate: asyncio.Event | None = None
-        """Containers that are told to stop end when it is set."""
+        """Gate that stopping containers wait for."""
         self.max_gpus = 8
         self.start_limit = 1000
         self.hangs_starting: set[str] = set()
@@ -153,7 +153,7 @@ class FakeContainerManager(ContainerManager):
         self._end(container_id, ReplicaState.FAILED, reason=reason, **values)
 
     def lose(self, container_id: str) -> None:
-        """Forget a container without a word."""
+        """Forget a container without an event."""
         del self.live[container_id]
 
     def _end(self, container_id: str, state: ReplicaState, **values: object) -> None:

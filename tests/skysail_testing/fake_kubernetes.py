@@ -14,7 +14,7 @@ _COST = "controller.kubernetes.io/pod-deletion-cost"
 
 
 class FakeKubernetesApi:
-    """Stands for `KubernetesApi`; Deployments have their pods at once unless a test wants otherwise."""
+    """A fake `KubernetesApi`; Deployments have their pods at once by default."""
 
     namespace = "skysail"
     context = "admin@test"
@@ -23,17 +23,17 @@ class FakeKubernetesApi:
     def __init__(self) -> None:
         self.objects: dict[tuple[Kind, str], Object] = {}
         self.calls: list[tuple[str, str, str]] = []
-        """What was asked: verb, kind, name."""
+        """Calls as verb, kind and name."""
         self.errors: dict[tuple[str, str], list[Exception]] = {}
-        """What the next call of a verb and a kind raises instead."""
+        """Errors of the next calls, by verb and kind."""
         self.lost_answers: list[Exception] = []
-        """What the next patch raises after it was made."""
+        """Errors that the next patches raise after they took effect."""
         self.has_controllers = True
-        """Whether pods are made, adopted and removed; `control` does it once."""
+        """Whether controllers create, release and remove pods; `control` turns them on."""
         self.ends_pods = True
-        """Whether pods that have started are gone as soon as they are deleted."""
+        """Whether a deleted pod that has started disappears at once."""
         self.log_lines: dict[tuple[str, str, bool], Sequence[bytes]] = {}
-        """Lines by pod, container and whether of the run before."""
+        """Log lines by pod, container and whether they are of the previous run."""
         self.log_errors: list[Exception] = []
         self.on_create: Callable[[Object], None] = lambda made: None
         self.num_watches = 0
@@ -77,7 +77,7 @@ class FakeKubernetesApi:
         found = copy.deepcopy(self._found(kind, name))
         changed = _merged(found, change) if isinstance(change, Mapping) else _edited(found, change)
         made = self._put(changed)
-        # An answer takes its time, in which others are at work.
+        # Other tasks run before the answer arrives.
         await asyncio.sleep(0)
         if self.lost_answers:
             raise self.lost_answers.pop(0)
@@ -145,7 +145,7 @@ class FakeKubernetesApi:
         return self._put(manifest)
 
     def remove(self, kind: Kind, name: str) -> None:
-        """Delete an object with all that it owns, as anybody may."""
+        """Delete an object and everything that it owns."""
         found = self._found(kind, name)
         # A pod without a node ends at once.
         if kind == POD and not self.ends_pods and "schedulingGates" not in found["spec"]:
@@ -154,7 +154,7 @@ class FakeKubernetesApi:
                 self._put({**found, "metadata": metadata})
             return
         del self.objects[kind, name]
-        self._tell(WatchEvent(None, copy.deepcopy(found), True))
+        self._notify(WatchEvent(None, copy.deepcopy(found), True))
         for (other, owned), each in list(self.objects.items()):
             owners = each["metadata"].get("ownerReferences", ())
             if (other, owned) in self.objects and any(
@@ -170,11 +170,11 @@ class FakeKubernetesApi:
         self.ends_pods = ends_pods
 
     def send(self, change: WatchEvent) -> None:
-        """Tell those who watch of something, whether or not it is so."""
-        self._tell(change)
+        """Send an event to watchers without a change of objects."""
+        self._notify(change)
 
     def break_watches(self, error: Exception) -> None:
-        """End every watch."""
+        """Fail every watch with an error."""
         for _, _, changes in self._watches:
             changes.put_nowait(error)
 
@@ -182,7 +182,7 @@ class FakeKubernetesApi:
         return [name for each, name in self.objects if each == kind]
 
     def called(self, verb: str, kind: Kind) -> "list[str]":
-        """Return the names with which a call was made."""
+        """Return the names of all calls of a verb and kind."""
         return [name for each, of, name in self.calls if (each, of) == (verb, kind.kind)]
 
     def control(self) -> None:
@@ -215,12 +215,12 @@ class FakeKubernetesApi:
         metadata.setdefault("uid", f"uid-{self._versions}")
         metadata["resourceVersion"] = str(self._versions)
         self.objects[kind_of(made), metadata["name"]] = made
-        self._tell(WatchEvent(None, copy.deepcopy(made)))
-        told = copy.deepcopy(made)
+        self._notify(WatchEvent(None, copy.deepcopy(made)))
+        result = copy.deepcopy(made)
         self._control()
-        return told
+        return result
 
-    def _tell(self, change: WatchEvent) -> None:
+    def _notify(self, change: WatchEvent) -> None:
         assert change.changed is not None
         for kind, labels, changes in self._watches:
             if kind == kind_of(change.changed) and _has(change.changed, labels):
@@ -244,7 +244,7 @@ class FakeKubernetesApi:
             if not _has(pod, wanted):
                 metadata = {**pod["metadata"], "ownerReferences": []}
                 self.objects[kind, name] = {**pod, "metadata": metadata}
-                self._tell(WatchEvent(None, copy.deepcopy(self.objects[kind, name])))
+                self._notify(WatchEvent(None, copy.deepcopy(self.objects[kind, name])))
             elif "deletionTimestamp" not in pod["metadata"]:
                 counted.append(pod)
         surplus = len(counted) - deployment["spec"]["replicas"]
@@ -273,7 +273,7 @@ def _has(found: Object, labels: Mapping[str, str]) -> bool:
 
 
 def _merged(found: Any, change: Any) -> Any:
-    """As of RFC 7396."""
+    """Apply a merge patch (RFC 7396)."""
     if not isinstance(change, Mapping):
         return copy.deepcopy(change)
     merged = dict(found) if isinstance(found, Mapping) else {}
@@ -286,7 +286,7 @@ def _merged(found: Any, change: Any) -> Any:
 
 
 def _edited(found: Object, steps: Sequence[Mapping[str, Any]]) -> Object:
-    """As of RFC 6902, of which `test`, `add` and `remove` of fields are known."""
+    """Apply a JSON patch (RFC 6902) of `test`, `add` and `remove` of fields."""
     for step in steps:
         *way, last = (
             part.replace("~1", "/").replace("~0", "~") for part in step["path"].split("/")[1:]

@@ -1,4 +1,4 @@
-"""Functions that fork, use signals and leave threads. They travel as a local module of the user."""
+"""Functions that fork, use signals and leave threads, deployed as a local module of the user."""
 
 import asyncio
 import multiprocessing
@@ -36,7 +36,7 @@ def _terminate():
 
 def _say_and_sleep(connection):
     connection.send("awake")
-    # In pieces: a signal just before the call of the kernel would not end it.
+    # Short sleeps, because a signal just before a long one would not interrupt it.
     for _ in range(3000):
         time.sleep(0.1)
 
@@ -97,7 +97,7 @@ def _of_a_fork(way):
             sys.exit(3)
         if way == "fails":
             raise ValueError("in the fork")
-        # Goes on as if it were the replica.
+        # The child returns as if it were the replica.
         return
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     assert status == {"exits": 3, "fails": 1, "forgets": 0}[way], status
@@ -127,7 +127,7 @@ async def _handles_signals(numbers):
 
 
 def takes_signals(x):
-    """Leave the signals of this process as event loops and libraries leave them."""
+    """Change the signal handlers of this process, as event loops and libraries do."""
     if (x == 7).any():
         asyncio.run(_handles_signals([signal.SIGUSR1]))
         asyncio.run(_handles_signals([signal.SIGTERM, signal.SIGINT]))
@@ -136,8 +136,8 @@ def takes_signals(x):
     return x
 
 
-def handles_signals_meanwhile(x):
-    """Have an event loop with a handler for the signal to stop, while that comes."""
+def handles_sigterm(x):
+    """Handle SIGTERM in an event loop while the signal arrives."""
 
     async def wait():
         came = asyncio.Event()
@@ -154,7 +154,7 @@ spent = []
 
 
 def spends_memory(x):
-    """Have no memory left once there was a 7."""
+    """Raise `MemoryError` from the first 7 on."""
     if (x == 7).any():
         spent.append(x)
     if spent:
@@ -163,7 +163,7 @@ def spends_memory(x):
 
 
 def spends_memory_early(x):
-    """Have no memory left once there was a large batch, as in the warm-up."""
+    """Raise `MemoryError` from the first large batch on, as of the warm-up."""
     if len(x) > 30:
         spent.append(x)
     if spent:

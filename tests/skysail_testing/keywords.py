@@ -1,4 +1,4 @@
-"""Keyword arguments of the helpers of tests, gathered into the values that the code takes."""
+"""Conversion of keyword arguments of test helpers to value objects."""
 
 from dataclasses import fields, replace
 from typing import Any, TypeVar

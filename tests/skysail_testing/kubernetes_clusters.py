@@ -1,6 +1,6 @@
-"""The Kubernetes cluster that tests use: that of SKYSAIL_TEST_KUBECONFIG, else the one that `../shared/kubernetes/cluster` runs.
+"""The Kubernetes cluster of the tests: SKYSAIL_TEST_KUBECONFIG, or that of `../shared/kubernetes/cluster`.
 
-Its node must be this machine: tests talk to pods, and pods to tests.
+The node must be this machine because tests and pods connect to each other.
 """
 
 import fcntl
@@ -24,12 +24,12 @@ IMAGE = ManagementSettings.model_fields["kubernetes_image"].default
 PACKAGES_CLAIM = "packages"
 
 _COMMAND = Path(__file__).parents[3] / "shared" / "kubernetes" / "cluster"
-# Read before the plugin changes it.
+# This copy precedes the changes of the plugin.
 _ENVIRONMENT = dict(os.environ)
 
 
 class KubernetesCluster:
-    """A cluster, and what tests made in it."""
+    """A cluster, with the objects that tests create in it."""
 
     def __init__(self, config: Path) -> None:
         self.config = config
@@ -37,11 +37,11 @@ class KubernetesCluster:
         self.volumes: list[str] = []
         self._server: http.server.ThreadingHTTPServer | None = None
         self._served: dict[str, Path] = {}
-        # Locked by processes that run tests side by side: who holds the node, and who is next.
+        # Locks between test processes: the node itself, and the turn to lock it.
         self._node, self._turn = (os.open(path, os.O_RDONLY) for path in (config, config.parent))
 
     def kubectl(self, *arguments: str, stdin: str | None = None, timeout_s: float = 120) -> str:
-        """Return what kubectl prints."""
+        """Run kubectl and return its output."""
         command = ["kubectl", "--kubeconfig", str(self.config), *arguments]
         done = subprocess.run(
             command, check=False, capture_output=True, text=True, input=stdin, timeout=timeout_s
@@ -54,27 +54,27 @@ class KubernetesCluster:
 
     @functools.cached_property
     def node_address(self) -> str:
-        """Where pods reach this machine."""
+        """Address at which pods reach this machine."""
         (node,) = self.json("get", "nodes")["items"]
         addresses = {each["type"]: each["address"] for each in node["status"]["addresses"]}
         return addresses["InternalIP"]
 
     def begin_test(self) -> None:
-        """Use the node, beside the tests of other processes."""
+        """Share the node with tests of other processes."""
         self._hold_node(fcntl.LOCK_SH)
 
     def end_test(self) -> None:
         fcntl.flock(self._node, fcntl.LOCK_UN)
 
     def _hold_node(self, how: int) -> None:
-        # Or those that share it would never leave it to one that wants it alone.
+        # The turn keeps shared holders from starving an exclusive one.
         fcntl.flock(self._turn, fcntl.LOCK_EX)
         fcntl.flock(self._node, how)
         fcntl.flock(self._turn, fcntl.LOCK_UN)
 
     @contextmanager
     def cordoned_node(self) -> Iterator[None]:
-        """Have the only node take no more pods, while no other test needs it."""
+        """Cordon the only node inside the block, while no other test needs it."""
         (node,) = self.json("get", "nodes")["items"]
         name = node["metadata"]["name"]
         self._hold_node(fcntl.LOCK_EX)
@@ -86,7 +86,7 @@ class KubernetesCluster:
             fcntl.flock(self._node, fcntl.LOCK_SH)
 
     def new_namespace(self) -> str:
-        """Make a namespace, which is removed at the end of the run."""
+        """Create a namespace, which `clean_up` removes at the end of the run."""
         name = f"skt-{secrets.token_hex(4)}"
         self.kubectl("create", "namespace", name)
         self.namespaces.append(name)
@@ -94,7 +94,7 @@ class KubernetesCluster:
 
     @functools.cached_property
     def shared_namespace(self) -> str:
-        """A namespace with a volume for packages, for tests that make clusters of their own in it."""
+        """A namespace with a volume for packages, shared by the clusters of many tests."""
         name = self.new_namespace()
         directory = Path(tempfile.mkdtemp(prefix="pytest-packages"))
         directory.chmod(0o777)
@@ -124,7 +124,7 @@ class KubernetesCluster:
         return name
 
     def kill_model_server(self, namespace: str, pod: str) -> None:
-        """End the process of a replica as the kernel would."""
+        """Kill the process of a replica with SIGKILL, as the kernel would."""
         program = (
             "import os, pathlib\n"
             "for each in pathlib.Path('/proc').glob('[0-9]*/cmdline'):\n"
@@ -133,14 +133,14 @@ class KubernetesCluster:
             "        os.kill(int(each.parent.name), 9)\n"
         )
         command = ["exec", pod, "--namespace", namespace, "--container", "model-server", "--"]
-        # It may end before the answer is through.
+        # The container may end before kubectl gets its answer.
         subprocess.run(
             ["kubectl", "--kubeconfig", str(self.config), *command, "python", "-c", program],
             check=False, capture_output=True, timeout=60,
         )  # fmt: skip
 
     def serve(self, directory: Path) -> str:
-        """Have the files of a directory served to pods, and return where."""
+        """Serve the files of a directory to pods over HTTP; return the URL."""
         if self._server is None:
             served = self._served
 
@@ -159,7 +159,7 @@ class KubernetesCluster:
         return f"http://{self.node_address}:{self._server.server_port}/{key}"
 
     def clean_up(self) -> None:
-        """Remove what tests made."""
+        """Remove the namespaces and volumes of the tests."""
         for descriptor in (self._node, self._turn):
             os.close(descriptor)
         if self._server is not None:
@@ -173,7 +173,7 @@ class KubernetesCluster:
 
 @functools.cache
 def kubernetes_cluster() -> KubernetesCluster:
-    """Return the cluster of this run; `why_no_kubernetes` tells whether there is one."""
+    """Return the cluster of this run; check `why_no_kubernetes` first."""
     found = _config()
     assert found is not None
     return KubernetesCluster(found)
@@ -192,7 +192,7 @@ def _config() -> Path | None:
 
 @functools.cache
 def why_no_kubernetes() -> str:
-    """Return what the tests with Kubernetes lack here; empty if nothing."""
+    """Return the reason to skip tests on Kubernetes; empty if they can run."""
     if shutil.which("kubectl") is None:
         return "no kubernetes: kubectl is not on this machine"
     if _config() is None:
@@ -205,15 +205,15 @@ def why_no_kubernetes() -> str:
 
 
 class Registry:
-    """The private registry of that cluster, at which its node pulls too."""
+    """The private registry of the cluster, from which its node pulls."""
 
     address = "localhost:5005"
     user = "skysail"
     password = "harbour"
 
     def push(self, image: str) -> None:
-        """Have the image of the model server there under another name."""
-        # No login that outlives the test.
+        """Push the image of the model server under another name."""
+        # The login must not outlive the test.
         with tempfile.TemporaryDirectory() as directory:
             docker = ["docker", "--config", directory]
             login = ["login", self.address, "--username", self.user, "--password-stdin"]
@@ -233,7 +233,7 @@ REGISTRY = Registry()
 
 @functools.cache
 def why_no_registry() -> str:
-    """Return what the tests with a private registry lack here; empty if nothing."""
+    """Return the reason to skip tests with a private registry; empty if they can run."""
     if _ENVIRONMENT.get("SKYSAIL_TEST_KUBECONFIG"):
         return "no registry of which the password is known"
     try:
@@ -244,6 +244,6 @@ def why_no_registry() -> str:
 
 
 def clean_up() -> None:
-    """Remove what the tests of this run made in the cluster."""
+    """Remove all objects of this run from the cluster."""
     if kubernetes_cluster.cache_info().currsize:
         kubernetes_cluster().clean_up()

@@ -1,4 +1,4 @@
-"""Objects of a cluster `blue` on Kubernetes, for unit tests of what `skysail up` and `down` do with them."""
+"""Objects of a cluster `blue` on Kubernetes, for unit tests of `skysail up` and `down`."""
 
 from collections.abc import Callable
 

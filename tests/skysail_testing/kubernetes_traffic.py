@@ -11,24 +11,24 @@ from skysail_testing.processes import eventually
 from skysail_testing.traffic import Traffic, traffic
 
 ROW = np.ones((1, 3))
-# By value: the module of the tests needs packages that the image has not.
+# Pickled by value, because the image lacks packages that this module imports.
 double = portable(lambda x: x * 2)
 triple = portable(lambda x: x * 3)
 
 
 def soon(condition: Callable[[], object], what: str) -> object:
-    """Return the first true value of a condition; the machine may be busy."""
+    """Return the first true value of a condition, within a limit for a busy machine."""
     return eventually(condition, 60, what)
 
 
 def ready(client: skysail.Client, model: str = "m", version: str = "1") -> set[str]:
-    """Return the pods of the replicas that take batches."""
+    """Return the pods of all ready replicas of a version."""
     found = client.describe_version(model, version)
     return {each.container_id for each in found.replicas if each.state == "READY"}
 
 
 def steady(client: skysail.Client) -> AbstractContextManager[Traffic]:
-    """Ask all along, and leave most of this machine to the cluster."""
+    """Send queries at a low rate, which leaves most of this machine to the cluster."""
     return traffic(client, "app", [1, 2, 3], callers=3, pause_s=0.01)
 
 

@@ -1,4 +1,4 @@
-"""Management without a network: the real parts on a store and containers in memory."""
+"""Management without a network: the real components on an in-memory store and containers."""
 
 import hashlib
 import io
@@ -36,7 +36,7 @@ MAX_ARTIFACT_BYTES = 10_000
 
 
 def signature_of(input_type: InputType = InputType.DOUBLES) -> Signature:
-    """Return the signature of a function that takes a list of such values."""
+    """Return the signature of a function of a list of inputs."""
     return Signature((CLIPPER_SPECS[input_type],), (LIST_OUTPUT,))
 
 
@@ -46,7 +46,7 @@ def make_artifact(
     requirements: Sequence[str] = (),
     packages: Mapping[str, str] | None = None,
 ) -> bytes:
-    """Return an artifact that management accepts; `content` makes it differ from others."""
+    """Return a valid artifact; `content` makes its digest unique."""
     manifest = Manifest(
         skysail_version="0",
         python_version=platform.python_version(),
@@ -67,18 +67,18 @@ def sha256_of(content: bytes) -> str:
 
 
 async def chunked(content: bytes, size: int = 100) -> AsyncIterator[bytes]:
-    """Yield content in pieces, as it arrives from a client."""
+    """Yield content in chunks, as an upload does."""
     for begin in range(0, len(content), size):
         yield content[begin : begin + size]
 
 
 class ManagementParts:
-    """All parts of one management, wired as `app` does it."""
+    """All components of one management, wired as in `app`."""
 
     def __init__(self, directory: Path, store: MemoryStore, manager: FakeContainerManager) -> None:
         self.store = store
         self.failures: list[BaseException] = []
-        """Unforeseen ends of tasks, each of which would end the process."""
+        """Exceptions of background tasks, each of which would end the process."""
         self.tasks = BackgroundTasks(self.failures.append)
         self.manager = manager
         self.records = Records(cast(Store, store))
@@ -117,20 +117,20 @@ class ManagementParts:
         )
 
     async def upload(self, content: bytes) -> str:
-        """Keep an artifact and return its name."""
+        """Store an artifact and return its digest."""
         await self.artifacts.add(sha256_of(content), chunked(content))
         return sha256_of(content)
 
     async def register(self, name: str, input_type: InputType = InputType.DOUBLES) -> str:
-        """Register a version such as `m:1` and return its artifact."""
+        """Register a version such as `m:1` and return the digest of its artifact."""
         sha256 = await self.upload(make_artifact(name, input_type))
         await self.models.register(ModelVersion.parse(name), sha256, {})
         return sha256
 
     def deploying(self, name: str, sha256: str = "", **spec: Any) -> AsyncIterator[DeployEvent]:
-        """Return what happens as a version such as `m:1` is deployed, by default unpromoted."""
+        """Deploy a version such as `m:1`, by default without promotion; return its events."""
         spec.setdefault("promote", False)
-        # `m:` leaves the version to the server.
+        # The name `m:` lets the server choose the version.
         model, _, version = name.partition(":")
         resources = take_resources(spec, ResourceChanges())
         return self.deployments.deploy(
@@ -139,14 +139,14 @@ class ManagementParts:
         )
 
     async def deploy(self, name: str, sha256: str = "", **spec: Any) -> list[DeployEvent]:
-        """Deploy a version to the end and return what happened."""
+        """Deploy a version to the end and return all events."""
         is_known = self.records.versions.get(name) is not None
         if not sha256 and not is_known and not name.endswith(":"):
             sha256 = await self.upload(make_artifact(name))
         return [event async for event in self.deploying(name, sha256, **spec)]
 
     async def deployed(self, name: str, **spec: Any) -> None:
-        """Deploy a version that comes up."""
+        """Deploy a version and require success."""
         events = await self.deploy(name, **spec)
         assert events[-1].step is DeployStep.DONE, events[-1]
 

@@ -1,4 +1,4 @@
-"""What manifests of Kubernetes are checked by: schemas, and that all they name is there."""
+"""Checks of Kubernetes manifests: schemas, and references between objects."""
 
 import functools
 import re
@@ -15,22 +15,22 @@ from skysail_common.kubernetes.labels import INSTALLER, LEADER, MODEL_SERVER, la
 Object = dict
 
 ELSEWHERE = {"PodMonitor", "ScaledObject"}
-"""Kinds that operators of others define; there are no schemas of them."""
+"""Kinds of third-party operators, which have no schemas here."""
 NOT_OURS = {("Secret", "skysail-frontend-tls")}
-"""What whoever runs the cluster brings."""
+"""Objects that the administrator of the cluster provides."""
 
-# Ten times as fast, where it is there.
+# The C loader is ten times as fast.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _VARIABLE = re.compile(r"\$\((\w+)\)")
 
 
 def why_no_kustomize() -> str:
-    """Return what is lacking to make manifests; empty if nothing."""
+    """Return the reason why manifests cannot be rendered; empty if they can."""
     return "" if shutil.which("kubectl") else "no kubernetes: kubectl is not on this machine"
 
 
 def why_no_kubeconform() -> str:
-    """Return what is lacking to check manifests; empty if nothing."""
+    """Return the reason why manifests cannot be checked; empty if they can."""
     program = shutil.which("kubeconform")
     if program is None:
         return "kubeconform is not on this machine"
@@ -55,7 +55,7 @@ def _rendered(directory: Path) -> str:
 
 
 def conform(objects: list[Object]) -> None:
-    """Fail if an object is not what its schema says."""
+    """Fail if an object violates its schema."""
     program = shutil.which("kubeconform")
     assert program is not None
     pattern = f"{_schemas(program)}/{{{{.ResourceKind}}}}{{{{.KindSuffix}}}}.json"
@@ -88,7 +88,7 @@ class Manifests:
         return self.one("ConfigMap")["data"]
 
     def variables(self, component: str) -> dict[str, str]:
-        """Return the variables of a component's container; those of Secrets by their names."""
+        """Return the variables of a component's container; a Secret stays a reference."""
         (workload,) = (each for each in self.workloads() if _component(each) == component)
         (container,) = workload["spec"]["template"]["spec"]["containers"]
         found = {}
@@ -104,13 +104,13 @@ class Manifests:
             elif source.get("fieldRef", {}).get("fieldPath") == "metadata.namespace":
                 value = workload["metadata"].get("namespace", "default")
             elif value is not None:
-                # Kubernetes knows only those before it.
+                # Kubernetes expands only variables that are defined earlier.
                 value = _VARIABLE.sub(lambda name: found[name[1]], value)
             found[each["name"]] = value if value is not None else str(source)
         return found
 
     def check(self, cluster: str) -> None:
-        """Fail if anything names what is not there, or selects what nothing has."""
+        """Fail if a reference names no object, or a selector matches no pod."""
         twice = [name for name, count in Counter(map(_identity, self.objects)).items() if count > 1]
         assert not twice
         (namespace,) = {
@@ -153,7 +153,7 @@ class Manifests:
         mounted = {mount["name"] for each in every for mount in each["volumeMounts"]}
         assert mounted == volumes
         for container in every:
-            # Without a tag Kubernetes takes `latest`, which it pulls each time.
+            # An image without a tag would be `latest`, which Kubernetes pulls each time.
             assert ":" in container["image"].rpartition("/")[2], container["image"]
             assert {"requests", "limits"} == container["resources"].keys()
             assert container["securityContext"]["readOnlyRootFilesystem"] is True
@@ -202,7 +202,7 @@ class Manifests:
         for workload in self.workloads():
             yield workload["spec"]["template"]["metadata"]["labels"]
             yield {**workload["spec"]["template"]["metadata"]["labels"], LEADER: "true"}
-        # Those that management makes.
+        # Management creates these pods.
         yield labels(cluster, MODEL_SERVER)
         yield labels(cluster, INSTALLER)
 
@@ -242,7 +242,7 @@ class Manifests:
         for each in ("GRPC", "HTTP"):
             advertised = frontend[f"SKYSAIL_FRONTEND_ADVERTISED_{each}_ENDPOINT"]
             advertised = advertised.replace(f".{frontend['NAMESPACE']}.svc:", ":")
-            # One with another dot is a name outside of the cluster.
+            # A name with another dot is outside the cluster.
             endpoints += [] if "." in advertised else [advertised]
         if store := re.search(r"@(\S+)/0$", management["SKYSAIL_REDIS_URL"]):
             endpoints.append(store[1])

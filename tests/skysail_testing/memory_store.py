@@ -1,4 +1,4 @@
-"""The store in memory: the same rules as the scripts of the real one, and failures at will."""
+"""A store in memory, with the rules of the real scripts and injected failures."""
 
 import asyncio
 import copy
@@ -27,7 +27,7 @@ class MemoryData:
 
 
 class MemoryServer:
-    """A server that several stores may reach."""
+    """A server for several stores."""
 
     def __init__(self, clock: Callable[[], float] = lambda: 0.0) -> None:
         self.data = MemoryData()
@@ -60,11 +60,11 @@ class MemoryStore:
         self._secret = ""
         self.num_commits = 0
         self.fails_with: list[Exception] = []
-        """Each call raises the first of these and removes it."""
+        """Errors of the next calls."""
         self.loses_answer_with: list[Exception] = []
-        """Each commit raises the first of these and removes it, after it was made."""
+        """Errors that the next commits raise after they took effect."""
         self.gate: asyncio.Event | None = None
-        """Answers are held back until it is set."""
+        """Gate that all answers wait for."""
         if server is None:
             self._own(self._owner, self._state(), 0)
 
@@ -195,7 +195,7 @@ class MemoryStore:
             raise taken_by(data.owner)
 
     async def _answered(self) -> None:
-        # A real one answers after at least a turn of the loop.
+        # A real store answers after at least one turn of the loop.
         await asyncio.sleep(0)
         if self.gate is not None:
             await self.gate.wait()

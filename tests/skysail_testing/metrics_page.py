@@ -14,7 +14,7 @@ class Page:
         self.samples = [sample for family in families for sample in family.samples]
 
     def sum(self, name: str, **labels: str) -> float:
-        """Return the sum of all samples of a name that have these labels."""
+        """Return the sum of all samples with a name and labels."""
         return sum(
             sample.value
             for sample in self.samples
@@ -22,7 +22,7 @@ class Page:
         )
 
     def by(self, label: str, name: str, **labels: str) -> dict[str, float]:
-        """Return the samples of a name that have these labels, by another label."""
+        """Return the sums of samples with a name and labels, grouped by another label."""
         found: Counter[str] = Counter()
         for sample in self.samples:
             if sample.name == name and labels.items() <= sample.labels.items():
@@ -31,6 +31,6 @@ class Page:
 
 
 def scrape(endpoint: str) -> Page:
-    # Quicker than httpx, whose every client reads all certificates: this is done all the time.
+    # Tests scrape often, and each client of httpx would read all certificates.
     with urllib.request.urlopen(f"http://{endpoint}/metrics", timeout=10) as page:
         return Page(page.read().decode())

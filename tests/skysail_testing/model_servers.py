@@ -1,4 +1,4 @@
-"""One model server in a process of its own, and a link to it."""
+"""A model server process, and a link to it."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -21,7 +21,7 @@ _PATH = "/skysail.v1.ModelServer/PredictBatches"
 
 
 class Results:
-    """Keeps the results of a link."""
+    """A queue of the results of a link."""
 
     def __init__(self) -> None:
         self._queue: asyncio.Queue[pb.BatchResult] = asyncio.Queue()
@@ -50,7 +50,7 @@ class ModelServer:
         self._endpoint = endpoint
 
     async def connect(self, results: Results, metadata: Metadata | None = None) -> Link:
-        """Open a link, with the replica's own identity unless another is given."""
+        """Open a link, by default with the identity of the replica."""
         if metadata is None:
             metadata = identity_metadata(VERSION, self.artifact.sha256)
         return await self._transport.connect(self._endpoint, _PATH, results, metadata)

@@ -1,4 +1,4 @@
-"""Functions that tests deploy. They travel as a local module of the user."""
+"""Functions that tests deploy as a local module of the user."""
 
 import os
 import signal
@@ -29,7 +29,7 @@ def lengths(inputs):
 
 
 def count_rows(x):
-    """Return for each row how many rows the batch had."""
+    """Return the batch size for each row."""
     return np.full(len(x), float(len(x)))
 
 
@@ -39,7 +39,7 @@ def slow(x):
 
 
 def nap(x):
-    """Take as long as the largest number says."""
+    """Sleep for the largest number, in seconds."""
     time.sleep(float(x.max()))
     return x
 
@@ -52,7 +52,7 @@ def fussy(x):
 
 
 def one_too_few(x):
-    """Answer the example, but lose a row of what has the number 7 in it."""
+    """Return one row too few if the batch contains a 7."""
     return x[1:] if (x == 7).any() else x
 
 
@@ -61,7 +61,7 @@ def changes_type(x):
 
 
 def poison(x):
-    """End the whole process on the number 666."""
+    """Exit the process on the number 666."""
     if (x == 666).any():
         os.kill(os.getpid(), signal.SIGKILL)
     return x
@@ -77,7 +77,7 @@ def answer_nan(x):
 
 
 class FailsToLoad:
-    """Pickles well; raises where it is loaded."""
+    """A function that can be pickled but not loaded."""
 
     def __call__(self, x):
         return x
@@ -93,7 +93,7 @@ def _raise_elsewhere(pid):
 
 
 class FailsInWarmUp:
-    """Answers where it was made; raises elsewhere."""
+    """A function that raises in every process but the one that made it."""
 
     def __init__(self):
         self.pid = os.getpid()
@@ -105,7 +105,7 @@ class FailsInWarmUp:
 
 
 class Constant:
-    """Answers every row with one number."""
+    """A function that returns one number for every row."""
 
     def __init__(self, value):
         self.value = value
@@ -115,7 +115,7 @@ class Constant:
 
 
 def by_name(names):
-    """Return for each name the value that tests know by it."""
+    """Return the test value for each name."""
     values = {
         "text 7": "7",
         "number 7": 7,

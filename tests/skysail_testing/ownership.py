@@ -1,4 +1,4 @@
-"""Managements that contend for one store: the real parts, with everything else in memory."""
+"""Managements that contend for one store: real ownership code on in-memory data."""
 
 import asyncio
 from typing import cast
@@ -9,14 +9,14 @@ from skysail_management.ownership.acquisition import Leftovers, StoreAcquisition
 from skysail_management.ownership.keeper import StoreKeeper
 from skysail_management.ownership.store_checkpoint import CheckpointFile, StoreCheckpoint
 from skysail_management.records import ModelRecord, Records
-from skysail_testing.store_worlds import StoreWorld
+from skysail_testing.controllable_servers import ControllableServer
 from skysail_testing.virtual_time import now
 
 MODEL = "m"
 
 
 class MemoryNote:
-    """The note of a data directory, in memory."""
+    """The checkpoint file of a data directory, in memory."""
 
     def __init__(self) -> None:
         self.seen: StoreCheckpoint | None = None
@@ -41,13 +41,13 @@ class Place:
 
 
 class Contender:
-    """One process of management."""
+    """A process of management."""
 
-    def __init__(self, place: Place, world: StoreWorld, accepted_loss: str = "") -> None:
+    def __init__(self, place: Place, server: ControllableServer, accepted_loss: str = "") -> None:
         self.place = place
         self.health: list[bool] = []
-        """What health said, each time it changed."""
-        self.store: Store = world.connect()
+        """All changes of health."""
+        self.store: Store = server.connect()
         self.records = Records(self.store)
         note = cast(CheckpointFile, place.note)
         self.opening = StoreAcquisition(
@@ -67,7 +67,7 @@ class Contender:
         self.health.append(is_healthy)
 
     async def start(self) -> None:
-        """Become the owner, or raise why not."""
+        """Become the owner, or raise the reason."""
         assert await self.opening.open(0.0, asyncio.Event())
         await self.records.load()
 
@@ -83,7 +83,7 @@ class Contender:
 
 
 async def refusal_of(contender: Contender) -> SkysailError | None:
-    """Return why a contender does not become the owner; None if it does."""
+    """Start a contender; return the refusal, or None if it became the owner."""
     try:
         await contender.start()
     except SkysailError as error:

@@ -1,4 +1,4 @@
-"""A model of ownership: managements start, crash, stand still and write; the store loses data."""
+"""A state machine of ownership: managements start, crash, freeze and write; the store loses data."""
 
 import asyncio
 from typing import Any
@@ -18,20 +18,20 @@ from hypothesis.stateful import (
 from skysail_common.errors import FailedPrecondition, StoreLost, StoreTaken
 from skysail_common.store.owner import LEASE_S
 from skysail_management.ownership.acquisition import NEVER_SEEN
+from skysail_testing.controllable_servers import ControllableServer
 from skysail_testing.ownership import Contender, Place, refusal_of
-from skysail_testing.store_worlds import StoreWorld
 
 _LOCKS = 3
 PODS = 2
-"""Managements of one Lease: the next may start while the last stands still."""
+"""Managements that share a Lease: the next may start while the last is frozen."""
 
 
 class Ownership(RuleBasedStateMachine):
-    """Several places contend for one server. At most one management's commits are taken.
+    """Several managements contend for one server, which accepts commits of at most one.
 
-    The model knows who took the store last, which a loss of data takes back: `owner` belongs to the
-    data. Whether a process stands still shows only by what it does not do; each rule that acts
-    picks any process that was not seen to end, however long it was silent.
+    The model tracks the last owner. A loss of data restores an earlier owner, because `owner`
+    belongs to the data. A frozen process is one that takes no steps: each rule may pick any
+    process that has not ended, however long it was silent.
     """
 
     processes = Bundle("processes")
@@ -39,34 +39,34 @@ class Ownership(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
-        self.world: StoreWorld = self.run(self.make_world())
+        self.server: ControllableServer = self.run(self.make_server())
         self.places = [Place(f"lock {number}", num_artifacts=1) for number in range(_LOCKS)]
         self.pods = Place("lease", num_artifacts=1)
         self.holders: dict[str, Contender] = {}
-        """Who holds the lock of a place: its process lives."""
+        """Live process that holds the lock of each place."""
         self.owner: Contender | None = None
         self.value = ""
-        """Last value that a commit was acknowledged for, in the present data."""
+        """Last acknowledged value in the present data."""
         self.backups: list[tuple[Any, Contender | None, str]] = []
         self.num_values = 0
         self.ended: set[Contender] = set()
 
-    async def make_world(self) -> StoreWorld:
+    async def make_server(self) -> ControllableServer:
         raise NotImplementedError
 
     def run(self, work: Any) -> Any:
         return self.loop.run_until_complete(work)
 
     def teardown(self) -> None:
-        if hasattr(self, "world"):
-            self.run(self.world.close())
+        if hasattr(self, "server"):
+            self.run(self.server.close())
         self.loop.close()
 
     def _started(self, place: Place, accepts: bool) -> Contender | None:
-        state = self.run(self.world.connect().look())
+        state = self.run(self.server.connect().look())
         seen = place.note.seen
         accepted = (seen.name if accepts else "") if seen else NEVER_SEEN
-        contender = Contender(place, self.world, accepted)
+        contender = Contender(place, self.server, accepted)
         error = self.run(refusal_of(contender))
         if error is None:
             is_lost = seen and (state.id != seen.id or state.revision < seen.revision)
@@ -99,7 +99,7 @@ class Ownership(RuleBasedStateMachine):
 
     @rule(target=processes, accepts=st.booleans())
     def lead(self, accepts: bool) -> Any:
-        # Kubernetes gave the lease to another pod: the last one may stand still, and go on later.
+        # Kubernetes gave the lease to another pod; the last holder may be frozen and resume later.
         contender = self._started(self.pods, accepts)
         return multiple() if contender is None else contender
 
@@ -123,7 +123,7 @@ class Ownership(RuleBasedStateMachine):
     @precondition(lambda self: self.owner and self.owner not in self.ended)
     @rule(times=st.integers(1, 3))
     def work(self, times: int) -> None:
-        # More often than by chance: most that can go wrong needs commits before it.
+        # Most failures need earlier commits, so this rule makes commits frequent.
         for _ in range(times):
             assert self.owner is not None
             self.commit(self.owner)
@@ -153,26 +153,26 @@ class Ownership(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([1.0, LEASE_S - 1, LEASE_S + 1, 100.0]))
     def pass_time(self, seconds: float) -> None:
-        self.run(self.world.pass_time(seconds))
+        self.run(self.server.pass_time(seconds))
 
     @precondition(lambda self: not self.backups or self.value != self.backups[-1][2])
     @rule()
     def back_up(self) -> None:
-        self.backups.append((self.run(self.world.backup()), self.owner, self.value))
+        self.backups.append((self.run(self.server.backup()), self.owner, self.value))
 
     @precondition(lambda self: self.backups)
     @rule(number=st.integers(1, 3))
     def roll_back(self, number: int) -> None:
         backup, self.owner, self.value = self.backups[-min(number, len(self.backups))]
-        self.run(self.world.roll_back(backup))
+        self.run(self.server.roll_back(backup))
 
     @rule()
     def flush(self) -> None:
-        self.run(self.world.flush())
+        self.run(self.server.flush())
         self.owner, self.value = None, ""
 
     @invariant()
-    def what_the_store_holds_is_what_was_acknowledged(self) -> None:
-        tables = self.run(self.world.connect().read()).tables
+    def the_store_holds_the_acknowledged_value(self) -> None:
+        tables = self.run(self.server.connect().read()).tables
         rows = [row.json for table in tables.values() for row in table.values()]
         assert (f'"{self.value}"' in "".join(rows)) if self.value else not rows

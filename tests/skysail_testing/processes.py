@@ -1,4 +1,4 @@
-"""Services as real processes: started on free ports, known by their ready line, stopped."""
+"""Services as real processes, which print their ports in a ready line."""
 
 import os
 import select
@@ -13,7 +13,7 @@ from skysail_common.process.ready_line import parse_ready_line
 
 
 class Service:
-    """One service process."""
+    """A service process."""
 
     def __init__(
         self, module: str, flags: Sequence[str], environment: Mapping[str, str] | None = None
@@ -37,11 +37,11 @@ class Service:
 
     @property
     def errors(self) -> str:
-        """What it wrote to standard error until now."""
+        """Standard error of the process until now."""
         return b"".join(self._errors).decode(errors="replace")
 
     def wait_ready(self, timeout_s: float = 20.0) -> dict[str, str]:
-        """Return what it bound."""
+        """Wait for the ready line; return the bound addresses by name."""
         assert self.process.stdout is not None
         end = time.monotonic() + timeout_s
         while time.monotonic() < end:
@@ -55,19 +55,19 @@ class Service:
         raise AssertionError(f"no ready line; standard error:\n{self.errors}")
 
     def kill(self) -> None:
-        """End it as the kernel would."""
+        """Kill the process with SIGKILL."""
         self.process.kill()
         self.process.wait()
         self._close()
 
     def stop(self, timeout_s: float = 30.0) -> int:
-        """Tell it to stop and return its exit status."""
+        """Send SIGTERM and return the exit status."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return self.wait(timeout_s)
 
     def wait(self, timeout_s: float = 30.0) -> int:
-        """Return its exit status once it has ended."""
+        """Wait for the end of the process and return its exit status."""
         try:
             status = self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -86,7 +86,7 @@ class Service:
 
 
 def eventually(condition: Callable[[], object], timeout_s: float = 20.0, what: str = "") -> object:
-    """Return the first true value of a condition on other processes."""
+    """Poll a condition until it is true and return its value."""
     end = time.monotonic() + timeout_s
     while True:
         value = condition()

@@ -1,4 +1,4 @@
-"""A whole cluster on Kubernetes for a test, as a user starts it."""
+"""A Skysail cluster on Kubernetes, started by the command line as a user starts it."""
 
 import json
 import secrets
@@ -16,12 +16,12 @@ from skysail_testing.commands import skysail_command
 from skysail_testing.kubernetes_clusters import kubernetes_cluster
 
 VOLUMES = Path("/var/lib/skysail")
-"""Where the node keeps the volumes of the local overlay."""
+"""Directory of the node for the volumes of the local overlay."""
 
 
 @dataclass
 class OnKubernetes:
-    """A cluster that runs, and handles to disturb it."""
+    """A running cluster, with its pods and kubectl."""
 
     data_dir: Path
     namespace: str
@@ -41,7 +41,7 @@ class OnKubernetes:
         return json.loads(self.kubectl(*arguments, "--output", "json"))
 
     def pods(self, component: str, **more: str) -> list[dict]:
-        """Return the pods of a component that were not told to end."""
+        """Return the pods of a component that are not terminating."""
         wanted = {**labels(self.name, component), **more}
         selector = ",".join(f"{key}={value}" for key, value in wanted.items())
         found = self.json("get", "pods", "--selector", selector)["items"]
@@ -58,12 +58,12 @@ class OnKubernetes:
         ]
 
     def leaders(self) -> set[str]:
-        """Return the pods of management that say that they lead."""
+        """Return the pods of management with the label of a leader."""
         found = self.pods("management")
         return {pod["metadata"]["name"] for pod in found if LEADER in pod["metadata"]["labels"]}
 
     def run_in(self, pod: str, program: str, *arguments: str) -> str:
-        """Return what a Python program prints in the first container of a pod."""
+        """Run a Python program in the first container of a pod; return its output."""
         return self.kubectl("exec", pod, "--", "python", "-c", program, *arguments)
 
     def may(self, account: str, namespace: str) -> dict[str, set[str]]:
@@ -83,7 +83,7 @@ class OnKubernetes:
         return found
 
     def evict(self, pod: str) -> bool:
-        """Ask for a pod to go, as whoever drains a node does; False if its budget forbids it now."""
+        """Evict a pod, as a drain of its node does; return False if its budget forbids it."""
         eviction = {
             "apiVersion": "policy/v1", "kind": "Eviction",
             "metadata": {"name": pod, "namespace": self.namespace},
@@ -103,7 +103,7 @@ _ANYBODY_MAY = {"selfsubjectaccessreviews", "selfsubjectrulesreviews", "selfsubj
 
 
 def new_name() -> str:
-    """Return a name for a namespace that nobody has."""
+    """Return a unique name for a namespace."""
     return f"skt-{secrets.token_hex(4)}"
 
 
@@ -119,13 +119,13 @@ def flags(data_dir: Path, namespace: str, name: str = "default") -> list[str]:
 def skysail_on_kubernetes(
     data_dir: Path, namespace: str, name: str = "default", *, keeps_data: bool = False
 ) -> Iterator[OnKubernetes]:
-    """Run a cluster inside the `with` block, where KUBECONFIG says; its namespace may be made for it.
+    """Run a cluster inside the `with` block on the Kubernetes of KUBECONFIG.
 
     Args:
-        data_dir: Where it is noted.
-        namespace: Where it runs.
-        name: Its name.
-        keeps_data: Leave its claims and Secrets, and the content of its volumes, for the next one.
+        data_dir: Directory for the note of the cluster.
+        namespace: Namespace of the cluster, created if it is missing.
+        name: Name of the cluster.
+        keeps_data: Keep claims, Secrets and the content of volumes for the next cluster.
     """
     try:
         started = skysail_command("up", *flags(data_dir, namespace, name))
@@ -139,13 +139,13 @@ def skysail_on_kubernetes(
         if not keeps_data:
             shutil.rmtree(VOLUMES / namespace / name, ignore_errors=True)
             with suppress(OSError):
-                # Another cluster in the namespace has its own there.
+                # The directory also has the volumes of other clusters in the namespace.
                 (VOLUMES / namespace).rmdir()
     assert stopped.returncode == 0, stopped.stderr
 
 
 def named_after(namespace: str) -> list[str]:
-    """Return what is in no namespace and has the name of one, and the namespace itself."""
+    """Return the cluster-wide objects whose names contain a namespace, including itself."""
     cluster = kubernetes_cluster()
     kinds = cluster.kubectl("api-resources", "--verbs=list", "--namespaced=false", "--output=name")
     found = cluster.kubectl("get", ",".join(kinds.split()), "--output=name")
@@ -153,10 +153,10 @@ def named_after(namespace: str) -> list[str]:
 
 
 def objects_in(namespace: str) -> set[str]:
-    """Return all that is in a namespace, but what only tells of things."""
+    """Return all objects in a namespace except events and metrics."""
     cluster = kubernetes_cluster()
     kinds = cluster.kubectl("api-resources", "--verbs=list", "--namespaced", "--output=name")
-    telling = ("events", "events.events.k8s.io", "pods.metrics.k8s.io")
-    wanted = ",".join(kind for kind in kinds.split() if kind not in telling)
+    reports = ("events", "events.events.k8s.io", "pods.metrics.k8s.io")
+    wanted = ",".join(kind for kind in kinds.split() if kind not in reports)
     found = cluster.kubectl("get", wanted, "--namespace", namespace, "--output=name")
     return set(found.split())

@@ -1,4 +1,4 @@
-"""Servers that speak the Redis protocol, as real processes; and a wire that breaks at will."""
+"""Redis and Valkey servers as real processes, and a proxy that breaks connections."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ def embedded_command(directory: Path, socket: Path) -> list[str]:
 
 
 def installed_command(directory: Path, socket: Path) -> list[str] | None:
-    """Return the command of a server on the PATH, or None if there is none."""
+    """Return the command of a server on the PATH, or None if it is missing."""
     for name in ("redis-server", "valkey-server"):
         found = shutil.which(name)
         if found:
@@ -26,7 +26,7 @@ def installed_command(directory: Path, socket: Path) -> list[str] | None:
 
 
 class StoreServer:
-    """One server that keeps its data in a directory."""
+    """A server that keeps its data in a directory."""
 
     def __init__(
         self, command: Callable[[Path, Path], "list[str] | None"], directory: Path
@@ -49,17 +49,17 @@ class StoreServer:
         await wait_until_ready(self.socket)
 
     def kill(self) -> None:
-        """End it as the kernel would."""
+        """Kill the server with SIGKILL."""
         self._end(signal.SIGKILL)
 
     def forget(self) -> None:
-        """Say that somebody else ended it."""
+        """Reap a server that another process ended."""
         assert self._process is not None
         self._process.wait(10)
         self._process = None
 
     def freeze(self) -> None:
-        """Have it answer nothing, while connections stay open."""
+        """Stop the process with SIGSTOP; its connections stay open."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
@@ -81,7 +81,7 @@ class StoreServer:
 
 
 class BreakingWire:
-    """A unix socket before a server, which may lose an answer and break."""
+    """A proxy on a unix socket that can lose an answer and break."""
 
     def __init__(self, socket: Path, server: Path) -> None:
         self.socket = socket
@@ -102,7 +102,7 @@ class BreakingWire:
         self.socket.unlink(missing_ok=True)
 
     def lose_next_answer(self) -> None:
-        """Pass the next request on, but break before its answer."""
+        """Forward the next request, then break before its answer."""
         self._is_losing = True
 
     async def _accept(self, near: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:

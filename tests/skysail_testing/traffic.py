@@ -1,4 +1,4 @@
-"""Queries from threads, without a pause or with one, while something else happens."""
+"""Continuous queries from threads, beside other steps of a test."""
 
 import threading
 from collections import Counter
@@ -10,7 +10,7 @@ import skysail
 
 
 class Traffic:
-    """What was asked, and how it was answered."""
+    """Outcomes of the queries of all threads."""
 
     def __init__(self) -> None:
         self.outcomes: Counter[str] = Counter()
@@ -31,7 +31,7 @@ class Traffic:
             self._answered.notify_all()
 
     def wait_for_more(self, count: int, timeout_s: float = 20.0) -> None:
-        """Return once this many more queries were answered."""
+        """Wait until this number of further queries is answered."""
         goal = self.total + count
         with self._answered:
             assert self._answered.wait_for(lambda: self.total >= goal, timeout_s), self.outcomes
@@ -46,15 +46,15 @@ def traffic(
     pause_s: float = 0.0,
     **options: Any,
 ) -> Iterator[Traffic]:
-    """Ask all along inside the `with` block.
+    """Send queries continuously inside the `with` block.
 
     Args:
-        client: Who asks.
-        target: What is asked.
-        value: The question.
-        callers: How many ask at once.
-        pause_s: Time between an answer and the next question, for what else runs on this machine.
-        options: Of each question.
+        client: Client that sends the queries.
+        target: Application or model.
+        value: Input of each query.
+        callers: Number of threads.
+        pause_s: Pause of each thread after an answer, which leaves time to other processes.
+        options: Options of each query.
     """
     seen = Traffic()
     done = threading.Event()

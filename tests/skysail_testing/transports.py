@@ -28,7 +28,7 @@ async def serving(
     address: str = "127.0.0.1:0",
     certificates: ServerCertificates | None = None,
 ) -> AsyncIterator[tuple[Server, str]]:
-    """Serve the handlers; yields the server and its endpoint."""
+    """Serve the handlers; yield the server and its endpoint."""
     server = transport.server(
         [SERVICE],
         {UNARY: unary} if unary else {},

@@ -1,4 +1,4 @@
-"""An event loop whose time passes only while nothing else can happen: minutes take no time."""
+"""An event loop in virtual time, which advances only when all tasks wait."""
 
 import asyncio
 import functools
@@ -12,25 +12,25 @@ _TURN_S = 1e-6
 
 
 class _VirtualSelector(selectors.DefaultSelector):
-    """Moves the time on instead of waiting."""
+    """A selector that advances the time instead of waiting."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now = 1000.0
         self.num_threads = 0
-        """Calls in threads whose results have not come."""
+        """Number of calls in threads without a result."""
 
     def select(self, timeout: float | None = None) -> Any:
-        # Each turn takes some time, as it does in truth: an instant is passed, never just missed.
+        # Each turn takes some time, as on a real machine, so no timer is missed by rounding.
         self.now += _TURN_S
         if timeout is None:
-            # No timer is set: only another thread or a file can go on.
+            # The loop has no timer, so only another thread or a file can wake it.
             found = super().select(_PATIENCE_S)
             if not found:
                 raise AssertionError("every task waits for something that never comes")
             return found
         if self.num_threads and timeout > 0:
-            # What a thread does takes no virtual time.
+            # The work of a thread takes no virtual time.
             return super().select(_PATIENCE_S)
         found = super().select(0)
         if not found and timeout > 0:
@@ -39,7 +39,7 @@ class _VirtualSelector(selectors.DefaultSelector):
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """Runs tasks as any loop does; sleeps and time limits pass at once, in order."""
+    """An event loop in which sleeps and timeouts pass at once, in order."""
 
     def __init__(self) -> None:
         self._virtual = _VirtualSelector()
@@ -59,7 +59,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
 
 def virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Run an async test in virtual time; it may take other fixtures, but no async ones."""
+    """Run an async test in virtual time; its fixtures must not be async."""
 
     @functools.wraps(test)
     def run(*args: Any, **kwargs: Any) -> None:
@@ -86,7 +86,7 @@ def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def now() -> float:
-    """Return the virtual time; fits where a clock is wanted."""
+    """Return the virtual time; a `Clock`."""
     return asyncio.get_running_loop().time()
 
 
@@ -102,10 +102,10 @@ async def until(condition: Callable[[], object], within_s: float = 10.0) -> obje
 
 
 async def pass_time(seconds: float) -> None:
-    """Let virtual time pass, and with it all that happens meanwhile."""
+    """Advance virtual time and run everything that is due."""
     await asyncio.sleep(seconds)
 
 
 async def settle() -> None:
-    """Let everything happen that needs no time to pass."""
+    """Run everything that is due now."""
     await asyncio.sleep(_STEP_S)

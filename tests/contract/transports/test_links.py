@@ -25,7 +25,7 @@ class Observer:
         return await asyncio.wait_for(self.messages.get(), WAIT_S)
 
 
-async def accepting(stream: Stream) -> None:
+async def accept_and_echo(stream: Stream) -> None:
     await stream.accept()
     async for message in stream:
         if message == b"end":
@@ -38,7 +38,7 @@ async def accepting(stream: Stream) -> None:
 @pytest.mark.parametrize("where", ["tcp", "unix"])
 async def test_a_link_carries_messages_both_ways(transport, where, tmp_path: Path):
     address = "127.0.0.1:0" if where == "tcp" else f"unix:{tmp_path}/s"
-    async with serving(transport, stream=accepting, address=address) as (_, endpoint):
+    async with serving(transport, stream=accept_and_echo, address=address) as (_, endpoint):
         observer = Observer()
         link = await transport.connect(endpoint, STREAM, observer)
         for message in (b"", b"one", b"x" * 3_000_000):
@@ -51,8 +51,8 @@ async def test_a_link_carries_messages_both_ways(transport, where, tmp_path: Pat
 
 
 @pytest.mark.parametrize(("last", "has_died"), [(b"end", False), (b"fail", True)])
-async def test_a_link_tells_how_it_ended(transport, last, has_died):
-    async with serving(transport, stream=accepting) as (_, endpoint):
+async def test_a_closed_link_has_a_reason(transport, last, has_died):
+    async with serving(transport, stream=accept_and_echo) as (_, endpoint):
         observer = Observer()
         link = await transport.connect(endpoint, STREAM, observer)
         link.send(last)
@@ -63,7 +63,7 @@ async def test_a_link_tells_how_it_ended(transport, last, has_died):
         link.close()
 
 
-async def test_a_peer_that_is_not_there_is_unavailable(transport, tmp_path: Path):
+async def test_a_missing_peer_is_unavailable(transport, tmp_path: Path):
     with pytest.raises(Unavailable, match="does not take batches"):
         await asyncio.wait_for(
             transport.connect(f"unix:{tmp_path}/nobody", STREAM, Observer()), WAIT_S
@@ -78,11 +78,11 @@ async def test_a_peer_that_is_not_there_is_unavailable(transport, tmp_path: Path
         (InvalidInput("no such stream"), Unavailable),
     ],
 )
-async def test_a_peer_refuses_a_link_by_what_is_sent_with_it(transport, refusal, raised):
+async def test_a_peer_may_refuse_a_link_by_its_metadata(transport, refusal, raised):
     async def refusing(stream: Stream) -> None:
         if stream.metadata().get("skysail-test") != "please":
             raise refusal
-        await accepting(stream)
+        await accept_and_echo(stream)
 
     async with serving(transport, stream=refusing) as (_, endpoint):
         with pytest.raises(raised, match=f"does not take batches: {refusal}"):

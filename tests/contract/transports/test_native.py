@@ -37,7 +37,7 @@ async def native() -> AsyncIterator[Any]:
     transport.close()
 
 
-async def test_an_unknown_method_of_a_long_name_is_unimplemented(native):
+async def test_an_unknown_method_with_a_long_name_is_unimplemented(native):
     async with serving(native, echo) as (_, endpoint), calling(endpoint) as channel:
         for _ in range(10):
             error = await failure(unary_call(channel, f"/{SERVICE}/{'x' * 12_000}")(b""))
@@ -45,7 +45,7 @@ async def test_an_unknown_method_of_a_long_name_is_unimplemented(native):
             assert len(error.details() or "") < 200
 
 
-async def test_an_answer_that_cannot_be_sent_ends_its_own_call_only(native, caplog):
+async def test_an_invalid_answer_fails_only_its_own_call(native, caplog):
     def handler(call: Call) -> None:
         if call.message == b"bad":
             call.reply(b"", [("k", "no ascii: é")])
@@ -62,7 +62,7 @@ async def test_an_answer_that_cannot_be_sent_ends_its_own_call_only(native, capl
     assert "while sending an answer" in caplog.text
 
 
-async def test_streams_that_end_before_they_are_served_leave_nothing(native):
+async def test_streams_that_end_before_they_are_served_are_forgotten(native):
     async with serving(native, echo, echo_stream) as (_, endpoint), calling(endpoint) as channel:
         for _ in range(20):
             stream = channel.stream_stream(STREAM)(timeout=WAIT_S)
@@ -77,7 +77,7 @@ async def test_streams_that_end_before_they_are_served_leave_nothing(native):
         assert not native._serving
 
 
-async def test_calls_that_were_cancelled_before_they_are_handled_are_not(native):
+async def test_calls_cancelled_before_their_turn_are_skipped(native):
     handled = 0
 
     def handler(call: Call) -> None:
@@ -85,7 +85,7 @@ async def test_calls_that_were_cancelled_before_they_are_handled_are_not(native)
         handled += 1
 
     async with serving(native, handler) as (_, endpoint), calling(endpoint) as channel:
-        # What comes in one turn: calls, and that they are over.
+        # A single turn brings these calls together with their cancellations.
         ids = range(1_000_000, 1_000_010)
         native._taken.extend((each, UNARY, b"", None, None, MONOTONIC()) for each in ids)
         for each in ids[:9]:
@@ -97,7 +97,7 @@ async def test_calls_that_were_cancelled_before_they_are_handled_are_not(native)
         assert channel is not None
 
 
-async def test_a_turn_ends_after_a_large_message_that_took_long(native):
+async def test_a_turn_ends_after_a_slow_call(native):
     clock = FakeClock()
     native._clock = clock
     handled: list[bytes] = []
@@ -116,7 +116,7 @@ async def test_a_turn_ends_after_a_large_message_that_took_long(native):
 
 
 @pytest.mark.parametrize("answer", [None, b"default", InvalidInput("wrong")])
-async def test_a_call_that_waited_too_long_is_answered_by_its_late_handler_or_refused(
+async def test_a_late_call_goes_to_its_late_handler_or_is_shed(
     native, answer: bytes | SkysailError | None
 ):
     asked: list[Call] = []
@@ -133,7 +133,7 @@ async def test_a_call_that_waited_too_long_is_answered_by_its_late_handler_or_re
     native.reply = lambda call_id, message: ended.update({call_id: message})
     native.end = lambda call_id, ending: ended.update({call_id: ending[0]})
     native.server([SERVICE], {UNARY: echo}, {}, late={UNARY: late})
-    # Each had a second when it arrived; two fifths of it are the most that it may wait.
+    # Each call had a timeout of 1 s; it may wait two fifths of that.
     now = MONOTONIC()
     for call_id, age_s in ((1, 0.1), (2, 0.5)):
         arrival = now - age_s
@@ -146,7 +146,7 @@ async def test_a_call_that_waited_too_long_is_answered_by_its_late_handler_or_re
     assert native.counters()["turned_away"] == 1
 
 
-async def test_a_callback_that_raises_does_not_keep_the_others_of_its_turn(native, caplog):
+async def test_a_callback_that_raises_does_not_stop_its_turn(native, caplog):
     def handler(call: Call) -> None:
         native.call_soon(lambda: 1 / 0)
         native.call_soon(lambda: call.reply(call.message))

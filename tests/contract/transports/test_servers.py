@@ -29,7 +29,7 @@ from skysail_testing.transports import (
 )
 
 
-async def test_health_says_whether_calls_are_taken(transport):
+async def test_health_reports_serving(transport):
     async with serving(transport, echo) as (server, endpoint), calling(endpoint) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
 
@@ -72,7 +72,7 @@ async def test_an_address_in_use_is_refused(transport):
             other.bind(endpoint)
 
 
-async def test_a_server_that_stops_answers_what_is_under_way(transport):
+async def test_a_stopping_server_answers_calls_in_flight(transport):
     calls: list[Call] = []
     arrived = asyncio.Event()
 
@@ -90,7 +90,7 @@ async def test_a_server_that_stops_answers_what_is_under_way(transport):
         await asyncio.wait_for(stopping, WAIT_S)
 
 
-async def test_what_is_not_over_when_the_time_to_stop_is_ends(transport):
+async def test_calls_and_streams_end_after_the_stop_timeout(transport):
     arrived, cancelled, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     def handler(call: Call) -> None:
@@ -118,15 +118,15 @@ async def test_what_is_not_over_when_the_time_to_stop_is_ends(transport):
 
 
 @pytest.mark.parametrize("kind", ["grpc", "native"])
-async def test_a_server_that_is_added_gets_its_share_of_a_client_that_never_leaves(kind: str):
+async def test_an_added_server_gets_calls_of_a_long_lived_client(kind: str):
     if kind == "native":
         pytest.importorskip("skysail_transport", reason="native transport is not installed")
-    asked = dict.fromkeys("ab", 0)
+    num_calls = dict.fromkeys("ab", 0)
     slow: list[Call] = []
 
     def answering(name: str) -> Callable[[Call], None]:
         def handler(call: Call) -> None:
-            asked[name] += 1
+            num_calls[name] += 1
             if call.message == b"slow":
                 slow.append(call)
             else:
@@ -137,7 +137,7 @@ async def test_a_server_that_is_added_gets_its_share_of_a_client_that_never_leav
     async with AsyncExitStack() as stack:
         port = 0
         channel = call = None
-        for name in asked:
+        for name in num_calls:
             transport = open_transport(kind, LIMIT_BYTES, max_connection_age_s=0.1)
             stack.callback(transport.close)
             server = transport.server([SERVICE], {UNARY: answering(name)}, {}, shares_port=True)
@@ -151,10 +151,10 @@ async def test_a_server_that_is_added_gets_its_share_of_a_client_that_never_leav
                     await unary_call(channel)(b"x", timeout=WAIT_S)
         assert channel is not None
         assert call is not None
-        # Each new connection is the one's or the other's by chance.
+        # The kernel assigns each new connection to a random server.
         end = MONOTONIC() + WAIT_S
-        while not asked["b"] and MONOTONIC() < end:
+        while not num_calls["b"] and MONOTONIC() < end:
             assert await unary_call(channel)(b"x", timeout=WAIT_S) == b"x"
-        assert asked["b"]
+        assert num_calls["b"]
         slow[0].reply(b"done")
         assert await asyncio.wait_for(call, WAIT_S) == b"done"

@@ -36,7 +36,7 @@ async def test_a_large_message_passes_a_stream(transport):
             call.cancel()
 
 
-async def test_a_stream_is_accepted_before_there_is_a_message(transport):
+async def test_a_stream_is_accepted_before_its_first_message(transport):
     async def handler(stream: Stream) -> None:
         await stream.accept()
         await echo_stream(stream)
@@ -68,7 +68,7 @@ async def test_a_stream_ends_with_the_error_of_its_handler(transport, is_accepte
             assert await call.details() == "no more"
 
 
-async def test_a_client_that_goes_away_ends_the_handler_of_its_stream(transport):
+async def test_a_cancelled_stream_ends_its_handler(transport):
     begun, ended = asyncio.Event(), asyncio.Event()
 
     async def handler(stream: Stream) -> None:
@@ -88,7 +88,7 @@ async def test_a_client_that_goes_away_ends_the_handler_of_its_stream(transport)
             await asyncio.wait_for(ended.wait(), WAIT_S)
 
 
-async def test_sending_waits_for_a_client_that_does_not_read(transport):
+async def test_sends_wait_for_a_slow_reader(transport):
     sent_bytes = 0
 
     async def handler(stream: Stream) -> None:
@@ -105,6 +105,6 @@ async def test_sending_waits_for_a_client_that_does_not_read(transport):
             while before != sent_bytes:
                 before = sent_bytes
                 await asyncio.sleep(0.2)
-            # Of 100 MB; the kernel alone may take 30.
+            # The handler has 100 MB; kernel buffers may hold 30 MB of them.
             assert sent_bytes < 50_000_000
             call.cancel()

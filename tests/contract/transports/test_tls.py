@@ -21,8 +21,8 @@ from skysail_testing.transports import (
 )
 
 
-async def answers(endpoint: str, authority: Certificate, own: Certificate | None = None) -> bool:
-    """Tell whether a new connection that trusts an authority is served."""
+async def is_served(endpoint: str, authority: Certificate, own: Certificate | None = None) -> bool:
+    """Return whether the server is_served a new connection that trusts an authority."""
     shown = (own.key, own.pem) if own else (None, None)
     credentials = grpc.ssl_channel_credentials(authority.pem, *shown)
     async with calling(endpoint, credentials) as channel:
@@ -46,7 +46,7 @@ async def test_calls_and_streams_over_tls(transport, tmp_path: Path):
             stream = channel.stream_stream(STREAM)(timeout=WAIT_S)
             await stream.write(b"one")
             assert await stream.read() == b"one"
-        assert not await answers(endpoint, Certificate("stranger"))
+        assert not await is_served(endpoint, Certificate("stranger"))
         async with calling(endpoint) as channel:
             error = await failure(unary_call(channel)(b"x", timeout=WAIT_S))
             assert error.code() is grpc.StatusCode.UNAVAILABLE
@@ -62,13 +62,13 @@ async def test_new_connections_see_renewed_certificates(transport, tmp_path: Pat
             assert not certificates.renew()
             Certificate("server", new).write(tmp_path)
             assert certificates.renew()
-            assert await answers(endpoint, new)
-            assert not await answers(endpoint, old)
+            assert await is_served(endpoint, new)
+            assert not await is_served(endpoint, old)
             assert await call(b"goes on", timeout=WAIT_S) == b"goes on"
             (tmp_path / "..data" / "tls.key").write_bytes(old.key)
             with pytest.raises(FailedPrecondition, match="is not the key of the certificate"):
                 certificates.renew()
-            assert await answers(endpoint, new)
+            assert await is_served(endpoint, new)
 
 
 async def test_mutual_tls_serves_only_clients_of_the_authority(transport, tmp_path: Path):
@@ -77,10 +77,10 @@ async def test_mutual_tls_serves_only_clients_of_the_authority(transport, tmp_pa
     files = Certificate("server", authority).write(tmp_path)
     certificates = ServerCertificates(*files, tmp_path / "clients.pem")
     async with serving(transport, echo, certificates=certificates) as (_, endpoint):
-        assert await answers(endpoint, authority, Certificate("client", others))
-        assert not await answers(endpoint, authority)
-        assert not await answers(endpoint, authority, Certificate("client", authority))
+        assert await is_served(endpoint, authority, Certificate("client", others))
+        assert not await is_served(endpoint, authority)
+        assert not await is_served(endpoint, authority, Certificate("client", authority))
         (tmp_path / "clients.pem").write_bytes(authority.pem + b"\n")
         assert certificates.renew()
-        assert await answers(endpoint, authority, Certificate("client", authority))
-        assert not await answers(endpoint, authority, Certificate("client", others))
+        assert await is_served(endpoint, authority, Certificate("client", authority))
+        assert not await is_served(endpoint, authority, Certificate("client", others))

@@ -35,7 +35,7 @@ async def test_a_call_is_answered(transport, size, where, tmp_path: Path):
             assert await unary_call(channel)(message, timeout=WAIT_S) == message
 
 
-async def test_what_is_called_for_soon_may_answer_and_call_for_more(transport):
+async def test_soon_callbacks_may_reply_and_schedule_more(transport):
     def handler(call: Call) -> None:
         order = ["handler"]
 
@@ -54,7 +54,7 @@ async def test_what_is_called_for_soon_may_answer_and_call_for_more(transport):
     assert answer == b"handler still handler callback callback"
 
 
-async def test_an_answer_may_come_later_and_only_the_first_counts(transport):
+async def test_only_the_first_answer_counts(transport):
     loop = asyncio.get_running_loop()
 
     def handler(call: Call) -> None:
@@ -69,7 +69,7 @@ async def test_an_answer_may_come_later_and_only_the_first_counts(transport):
         assert await unary_call(channel)(b"", timeout=WAIT_S) == b"first"
 
 
-async def test_many_calls_at_once_get_each_its_own_answer(transport):
+async def test_concurrent_calls_get_their_own_answers(transport):
     loop = asyncio.get_running_loop()
 
     def handler(call: Call) -> None:
@@ -92,7 +92,7 @@ async def test_an_error_has_its_status_text_and_class(transport):
     assert trailers_of(error)["skysail-reason"] == "InvalidInput"
 
 
-async def test_what_is_shed_says_when_to_retry(transport):
+async def test_a_shed_call_has_a_retry_delay(transport):
     def handler(call: Call) -> None:
         error = Overloaded("full")
         error.backlog = Backlog("queue_full", 7, 0.02)
@@ -119,7 +119,7 @@ async def test_a_long_text_keeps_its_status_and_its_beginning(transport, text, i
 
     async with serving(transport, handler, stream_handler) as (_, endpoint):
         async with calling(endpoint) as channel:
-            # Between the soft and the hard limit of a client it is chance that decides.
+            # A client rejects sizes between its soft and hard limit at random, so ten calls are made.
             calls = [unary_call(channel)(b"", timeout=WAIT_S) for _ in range(10)]
             calls.append(channel.stream_stream(STREAM)(timeout=WAIT_S).read())
             for call in calls:
@@ -132,7 +132,7 @@ async def test_a_long_text_keeps_its_status_and_its_beginning(transport, text, i
                 assert trailers_of(raised)["skysail-reason"] == "Overloaded"
 
 
-async def test_a_handler_that_raises_fails_its_call_alone(transport, caplog):
+async def test_an_exception_in_a_handler_fails_only_its_call(transport, caplog):
     def handler(call: Call) -> None:
         if call.message == b"ours":
             raise InvalidInput("no")
@@ -156,7 +156,7 @@ async def test_an_unknown_method_is_unimplemented(transport):
     assert error.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_metadata_goes_both_ways(transport):
+async def test_metadata_and_trailers_arrive(transport):
     seen: dict[str, Any] = {}
 
     def handler(call: Call) -> None:
@@ -188,7 +188,7 @@ async def test_the_deadline_is_an_instant_of_the_monotonic_clock(transport):
     assert seen[3] == NEVER
 
 
-async def test_the_arrival_is_between_the_sending_and_the_handler(transport):
+async def test_the_arrival_lies_between_send_and_handler(transport):
     seen: list[tuple[float, float]] = []
 
     def handler(call: Call) -> None:
@@ -214,7 +214,7 @@ async def test_the_arrival_is_between_the_sending_and_the_handler(transport):
         assert begin <= arrival <= end
 
 
-async def test_a_call_without_an_answer_ends_at_its_deadline_and_is_told(transport):
+async def test_an_unanswered_call_is_cancelled_at_its_deadline(transport):
     cancelled = asyncio.Event()
 
     def handler(call: Call) -> None:
@@ -226,7 +226,7 @@ async def test_a_call_without_an_answer_ends_at_its_deadline_and_is_told(transpo
         await asyncio.wait_for(cancelled.wait(), WAIT_S)
 
 
-async def test_a_caller_that_goes_away_is_told_once(transport):
+async def test_a_cancelled_call_runs_its_callback_once(transport):
     arrived, cancelled = asyncio.Event(), []
     gone = asyncio.Event()
 
@@ -255,7 +255,7 @@ async def test_a_message_over_the_limit_is_refused(transport, size):
         assert await unary_call(channel)(b"small", timeout=WAIT_S) == b"small"
 
 
-async def test_compressed_messages_are_read(transport):
+async def test_compressed_messages_are_decompressed(transport):
     async with serving(transport, echo) as (_, endpoint), calling(endpoint) as channel:
         call = unary_call(channel)(b"z" * 100_000, compression=grpc.Compression.Gzip)
         assert await asyncio.wait_for(call, WAIT_S) == b"z" * 100_000

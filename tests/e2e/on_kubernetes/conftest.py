@@ -13,7 +13,7 @@ from skysail_testing.skysail_on_kubernetes import OnKubernetes, new_name, skysai
 @pytest.fixture(scope="package")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnKubernetes]:
     with pytest.MonkeyPatch.context() as patch:
-        # For commands, which find it as those of a user do.
+        # Commands find Kubernetes by this variable, as those of a user do.
         patch.setenv("KUBECONFIG", str(kubernetes_cluster().config))
         with skysail_on_kubernetes(tmp_path_factory.mktemp("k"), new_name()) as cluster:
             with cluster.client() as client:

@@ -1,4 +1,4 @@
-"""Who reaches what: clients, commands, operators and the pods of a cluster."""
+"""Access to a cluster on Kubernetes: clients, networks, permissions, tokens and logins."""
 
 import signal
 import socket
@@ -20,10 +20,10 @@ from skysail_testing.skysail_on_kubernetes import OnKubernetes, flags
 pytestmark = pytest.mark.kubernetes
 
 
-def test_clients_and_commands_find_it_by_its_data_directory(cluster, monkeypatch):
+def test_clients_and_commands_find_the_cluster_by_its_data_directory(cluster, monkeypatch):
     monkeypatch.setenv("SKYSAIL_DATA_DIR", str(cluster.data_dir))
     with skysail.Client() as client:
-        # At the port of a node, not where frontends are within the cluster.
+        # The address is a node port, not the address within the cluster.
         assert client.get_query_addr() == cluster.http
         assert list(client.predict("app", [1, 2, 3]).output) == [2, 4, 6]
         assert client.status().container_manager == "kubernetes"
@@ -34,16 +34,16 @@ def test_clients_and_commands_find_it_by_its_data_directory(cluster, monkeypatch
 
 
 @pytest.mark.parametrize("component", ["management", "frontend", "store"])
-def test_whatever_starts_first_waits_for_the_others(cluster, component):
-    # Before any test that disturbs them.
+def test_no_service_restarts_while_the_cluster_starts(cluster, component):
+    # This test must precede those that disturb the services.
     statuses = [pod["status"]["containerStatuses"] for pod in cluster.pods(component)]
     assert statuses
     assert {each["restartCount"] for found in statuses for each in found} == {0}
 
 
 @contextmanager
-def forwarded(cluster: OnKubernetes, data_dir: Path) -> Iterator[None]:
-    """Have ports of this machine lead to a cluster, as on a machine that does not reach it."""
+def forwarded_ports(cluster: OnKubernetes, data_dir: Path) -> Iterator[None]:
+    """Run `skysail forward` inside the block."""
     ports = [
         word
         for name in ("http", "grpc", "metrics", "management")
@@ -65,9 +65,9 @@ def forwarded(cluster: OnKubernetes, data_dir: Path) -> Iterator[None]:
             process.wait(20)
 
 
-def test_forwarded_ports_lead_to_it_from_elsewhere(cluster, tmp_path, monkeypatch):
+def test_forwarded_ports_lead_to_the_cluster(cluster, tmp_path, monkeypatch):
     monkeypatch.setenv("SKYSAIL_DATA_DIR", str(tmp_path))
-    with forwarded(cluster, tmp_path):
+    with forwarded_ports(cluster, tmp_path):
         with skysail.Client() as client:
             assert client.endpoint.startswith("127.0.0.1:")
             assert client.get_query_addr().startswith("127.0.0.1:")
@@ -76,7 +76,7 @@ def test_forwarded_ports_lead_to_it_from_elsewhere(cluster, tmp_path, monkeypatc
     assert not (tmp_path / CLUSTER_FILE).exists()
 
 
-# Prints which of its arguments it reaches, by name or by address.
+# The program prints those of its arguments that it can connect to.
 REACH = """
 import socket, sys
 from concurrent.futures import ThreadPoolExecutor
@@ -96,14 +96,14 @@ with ThreadPoolExecutor(32) as threads:
 
 
 @contextmanager
-def outside() -> Iterator[str]:
-    """Listen on this machine, where pods that may reach what is not of the cluster reach it."""
+def host_outside_the_cluster() -> Iterator[str]:
+    """Listen on an address of this machine, which is outside the cluster."""
     with socket.create_server((kubernetes_cluster().node_address, 0)) as server:
         yield "{}:{}".format(*server.getsockname())
 
 
 def addresses(cluster: OnKubernetes, component: str, port: int) -> list[str]:
-    """Return where the port of a component is: at its Service by name and by address, and at its pod."""
+    """Return the port of a component by name and address of its Service, and by address of its pod."""
     (pod,) = cluster.ready_pods(component)
     service = cluster.json("get", "service", f"skysail-{component}")
     hosts = (
@@ -114,7 +114,7 @@ def addresses(cluster: OnKubernetes, component: str, port: int) -> list[str]:
     return [f"{host}:{port}" for host in hosts]
 
 
-def test_pods_reach_what_they_need_and_nothing_else(cluster):
+def test_pods_reach_only_the_endpoints_they_need(cluster):
     kubernetes = kubernetes_cluster()
     service = kubernetes.json("get", "service", "kubernetes", "--namespace", "default")
     api = kubernetes.json("get", "endpoints", "kubernetes", "--namespace", "default")["subsets"][0]
@@ -123,7 +123,7 @@ def test_pods_reach_what_they_need_and_nothing_else(cluster):
     artifacts = addresses(cluster, "management", 8006)
     admin = addresses(cluster, "management", 8003)
     store = addresses(cluster, "store", 6379)
-    with outside() as elsewhere:
+    with host_outside_the_cluster() as elsewhere:
         forbidden = [
             f"{service['spec']['clusterIP']}:443",
             f"{api['addresses'][0]['ip']}:{api['ports'][0]['port']}",
@@ -131,7 +131,7 @@ def test_pods_reach_what_they_need_and_nothing_else(cluster):
         ]
         targets = [*artifacts, *admin, *store, *names, *forbidden]
         (management,) = cluster.pod_names("management")
-        # The addresses are right: who may, reaches them.
+        # Management reaches these targets, which proves that the addresses are right.
         assert {*store, *names, *forbidden} <= set(
             cluster.run_in(management, REACH, *targets).split()
         )
@@ -141,7 +141,7 @@ def test_pods_reach_what_they_need_and_nothing_else(cluster):
         assert set(cluster.run_in(frontend, REACH, *targets).split()) == {*admin, *names}
 
 
-# Prints how Kubernetes answers to requests of this pod, by its own token.
+# The program prints the status codes of requests to Kubernetes with the pod's own token.
 ASK = """
 import ssl, sys, urllib.error, urllib.request
 
@@ -171,8 +171,8 @@ MAY = {
 }
 
 
-def test_management_may_do_what_it_needs_in_its_namespace_and_nothing_else(cluster):
-    # All other tests are done with the shipped role, so that it is enough.
+def test_management_has_only_the_permissions_it_needs(cluster):
+    # The other tests prove that the shipped role is enough.
     own = cluster.may("skysail-management", cluster.namespace)
     assert own == MAY
     for account in ("management", "frontend", "store", "model-server"):
@@ -200,7 +200,7 @@ def test_only_management_has_a_token(cluster):
             assert has_token == (component == "management"), pod["metadata"]["name"]
 
 
-def test_a_login_is_that_of_all_pods_and_stays_with_the_next_up(cluster, client):
+def test_a_registry_login_applies_to_all_pods_and_survives_up(cluster, client):
     command = [
         sys.executable, "-m", "skysail", "registry", "login", "registry.example:5000",
         "--username", "me", "--password-stdin", "--namespace", cluster.namespace,
@@ -221,5 +221,5 @@ def test_a_login_is_that_of_all_pods_and_stays_with_the_next_up(cluster, client)
     for name in services:
         account = cluster.json("get", "serviceaccount", f"skysail-{name}")
         assert account["imagePullSecrets"] == [{"name": "skysail-registry"}]
-    # What is as it should be is left alone.
+    # The second `up` keeps pods that need no change.
     assert {name: cluster.pod_names(name) for name in before} == before

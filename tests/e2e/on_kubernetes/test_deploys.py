@@ -1,4 +1,4 @@
-"""Deploys of a cluster on Kubernetes, and the reasons it reports when a deploy or a replica fails."""
+"""Deploys on Kubernetes, and the reasons of failed deploys and replicas."""
 
 import json
 import time
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.kubernetes
 
 
 def reasons(client: skysail.Client, model: str, version: str) -> list[str]:
-    """Return what `status` tells of replicas."""
+    """Return the reasons that `status` shows for the replicas of a version."""
     versions = [
         each
         for found in client.status().models
@@ -38,7 +38,7 @@ def reasons(client: skysail.Client, model: str, version: str) -> list[str]:
 
 @contextmanager
 def image_of_replicas(cluster: OnKubernetes, client: skysail.Client, image: str) -> Iterator[None]:
-    """Have management make replicas of another image inside the `with` block."""
+    """Configure another image for replicas inside the `with` block."""
     name = "SKYSAIL_MANAGEMENT_KUBERNETES_IMAGE"
     settings = ("configmap", "skysail-settings")
     before = cluster.json("get", *settings)["data"][name]
@@ -58,7 +58,7 @@ def image_of_replicas(cluster: OnKubernetes, client: skysail.Client, image: str)
         cluster.kubectl("patch", *settings, "--type", "merge", "--patch", change)
 
 
-def test_versions_and_their_number_change_under_load(cluster, client):
+def test_versions_and_replica_counts_change_under_load(cluster, client):
     with steady(client) as seen:
         client.deploy(triple, name="m", version="2", example=ROW)
         seen.wait_for_more(20)
@@ -78,8 +78,8 @@ def test_versions_and_their_number_change_under_load(cluster, client):
     assert {"1", "2"} <= set(seen.versions)
 
 
-def test_what_goes_wrong_in_a_pod_is_told_to_whoever_deploys(client, monkeypatch):
-    def needs_what_is_not_there(x):
+def test_a_failed_deploy_shows_the_log_of_its_pod(client, monkeypatch):
+    def imports_a_missing_module(x):
         import os
 
         if "SKY_TEST_HERE" not in os.environ:
@@ -88,17 +88,17 @@ def test_what_goes_wrong_in_a_pod_is_told_to_whoever_deploys(client, monkeypatch
 
     monkeypatch.setenv("SKY_TEST_HERE", "1")
     with pytest.raises(skysail.errors.DeployFailed) as caught:
-        client.deploy(portable(needs_what_is_not_there), name="m", version="bad", example=ROW)
+        client.deploy(portable(imports_a_missing_module), name="m", version="bad", example=ROW)
     assert "No module named 'no_such_module'" in caught.value.log_tail
     assert client.predict("app", [1, 2, 3]).version == "1"
 
 
-def test_a_version_that_no_node_can_hold_is_told_within_seconds(client):
+def test_a_version_too_large_for_every_node_fails_within_seconds(client):
     begin = time.monotonic()
-    told: dict[str, float] = {}
+    shown: dict[str, float] = {}
 
     def note(event: skysail.DeployEvent) -> None:
-        told.setdefault(event.message, time.monotonic() - begin)
+        shown.setdefault(event.message, time.monotonic() - begin)
 
     with pytest.raises(skysail.errors.DeployFailed, match="no node can hold it"):
         client.deploy(
@@ -110,31 +110,31 @@ def test_a_version_that_no_node_can_hold_is_told_within_seconds(client):
             start_timeout_s=4,
             on_event=note,
         )
-    (seconds,) = [at for text, at in told.items() if "Insufficient cpu" in text][:1]
-    assert seconds < 10, told
+    (seconds,) = [at for text, at in shown.items() if "Insufficient cpu" in text][:1]
+    assert seconds < 10, shown
     assert client.predict("app", [1, 2, 3]).version == "1"
 
 
-def test_an_image_that_is_missing_is_told_while_the_old_version_serves(cluster, client):
-    told: dict[str, float] = {}
+def test_a_missing_image_fails_the_deploy_while_the_old_version_serves(cluster, client):
+    shown: dict[str, float] = {}
     with steady(client) as seen:
         with image_of_replicas(cluster, client, "localhost:1/no-such-image:1"):
             begin = time.monotonic()
             with pytest.raises(skysail.errors.DeployFailed, match="cannot be pulled"):
                 client.deploy(
                     double, name="m", version="imageless", example=ROW, start_timeout_s=4,
-                    on_event=lambda event: told.setdefault(event.message, time.monotonic() - begin),
+                    on_event=lambda event: shown.setdefault(event.message, time.monotonic() - begin),
                 )  # fmt: skip
-            seconds = min(at for text, at in told.items() if "connection refused" in text)
-            assert seconds < 10, told
+            seconds = min(at for text, at in shown.items() if "connection refused" in text)
+            assert seconds < 10, shown
     assert_all_answered(seen)
     assert client.predict("app", [1, 2, 3]).version == "1"
 
 
-def test_a_version_keeps_its_image_when_the_new_one_has_another_python(cluster, client):
+def test_a_version_keeps_its_image_when_the_configured_image_has_another_python(cluster, client):
     noted = ("configmap", "skysail-default-packages-images")
     pythons = json.loads(cluster.json("get", *noted)["data"]["pythons"])
-    # As a probe of it would answer; no node needs to have it.
+    # The record replaces a probe of the image, so no node needs to have it.
     other = "localhost:1/model-server-of-another-python:1"
     data = {"pythons": json.dumps({**pythons, other: "3.7.16"})}
     change = json.dumps({"data": data})
@@ -153,7 +153,7 @@ def test_a_version_keeps_its_image_when_the_new_one_has_another_python(cluster, 
             client.deploy(portable(lambda x: x), name="new", version="1", example=ROW)
 
 
-def test_a_package_is_installed_once_for_all_versions_that_need_it(cluster, client, tmp_path):
+def test_a_package_is_installed_once_for_all_versions(cluster, client, tmp_path):
     def answer(x):
         import skytestwheel
 
@@ -161,7 +161,7 @@ def test_a_package_is_installed_once_for_all_versions_that_need_it(cluster, clie
 
     wheel = make_wheel(tmp_path, "skytestwheel", "ANSWER = 40\n")
     package = f"skytestwheel @ {kubernetes_cluster().serve(tmp_path)}/{wheel.name}"
-    # Built here, where it is not installed.
+    # The input type is given, because the example could not run without the package.
     options = {"name": "p", "input_type": "doubles", "pkgs_to_install": [package]}
     lines: list[str] = []
 
@@ -171,7 +171,7 @@ def test_a_package_is_installed_once_for_all_versions_that_need_it(cluster, clie
     client.deploy(portable(answer), version="1", on_event=note, **options)
     assert any("Successfully installed skytestwheel-1.0" in line for line in lines)
     assert list(client.predict("p", [1.0, 2.0]).output) == [41, 42]
-    # What is there needs neither pip nor the wheel.
+    # The second version needs neither pip nor the wheel.
     wheel.unlink()
     lines.clear()
     client.deploy(portable(answer), version="2", on_event=note, **options)
@@ -182,12 +182,12 @@ def test_a_package_is_installed_once_for_all_versions_that_need_it(cluster, clie
     client.undeploy("p", "2", force=True)
 
 
-def test_what_ran_out_of_memory_says_so_while_the_old_version_serves(client):
+def test_a_replica_that_runs_out_of_memory_reports_its_limit_while_the_old_version_serves(client):
     def hoards(x):
         import mmap
 
         for row in x:
-            # Shared memory: other memory has an end for the process before it has one for its container.
+            # Shared memory, because a limit of the process would stop other memory before the container's.
             with mmap.mmap(-1, int(row[0] + 1) * 1024 * 1024) as memory:
                 for _ in range(int(row[0])):
                     memory.write(b"x" * 1024 * 1024)
@@ -203,14 +203,14 @@ def test_what_ran_out_of_memory_says_so_while_the_old_version_serves(client):
             lambda: [each for each in reasons(client, "m", "hoards") if "out of memory" in each],
             "status tells",
         )
-        # Where it is looked at later, it is another's, which was started again.
+        # The reason is read before a new replica replaces the failed one.
         assert reason.endswith("ran out of memory: its limit is 200 MiB")
         soon(lambda: len(ready(client, "m", "hoards")) == 1, "it is started again")
     assert_all_answered(seen)
     client.undeploy("m", "hoards", force=True)
 
 
-def test_a_crash_loop_is_told_while_the_old_version_serves(client):
+def test_a_crash_loop_is_reported_while_the_old_version_serves(client):
     def ends_soon(x):
         import os
         import threading

@@ -1,4 +1,4 @@
-"""Pods, nodes and leaders that go under load lose no query."""
+"""Disruptions of a cluster on Kubernetes under load: pods, nodes, leaders and a wrong password."""
 
 import json
 import time
@@ -18,7 +18,7 @@ from skysail_testing.skysail_on_kubernetes import OnKubernetes
 pytestmark = pytest.mark.kubernetes
 
 
-def test_a_wrong_password_of_the_store_stops_a_rollout_at_the_first_pod(cluster, client):
+def test_a_wrong_store_password_stops_a_rollout_at_the_first_pod(cluster, client):
     secret = ("secret", "skysail-store")
     right = cluster.json("get", *secret)["data"]["password"]
     pods = ready(client)
@@ -28,7 +28,7 @@ def test_a_wrong_password_of_the_store_stops_a_rollout_at_the_first_pod(cluster,
         cluster.kubectl("patch", *secret, "--type", "merge", "--patch", change)
 
     (leader,) = cluster.leaders()
-    # Beside the one that works, as in the overlay `production`.
+    # The new pod starts beside the leader, as in the overlay `production`.
     strategy = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
     change = json.dumps({"spec": {"strategy": strategy}})
     cluster.kubectl("patch", "deployment/skysail-management", "--patch", change)
@@ -49,14 +49,14 @@ def test_a_wrong_password_of_the_store_stops_a_rollout_at_the_first_pod(cluster,
 
 
 def logs_of(cluster: OnKubernetes, pod: str) -> str:
-    """Return what a pod has written; nothing while it does not run yet."""
+    """Return the log of a pod; empty before its container starts."""
     try:
         return cluster.kubectl("logs", pod)
     except AssertionError:
         return ""
 
 
-def test_a_pod_that_is_deleted_under_load_loses_no_query(cluster, client):
+def test_a_pod_deleted_under_load_loses_no_query(cluster, client):
     before = ready(client)
     with steady(client) as seen:
         cluster.kubectl("delete", "pod", min(before), "--wait=false")
@@ -68,13 +68,13 @@ def test_a_pod_that_is_deleted_under_load_loses_no_query(cluster, client):
     assert_all_answered(seen)
 
 
-def test_a_node_is_drained_of_one_replica_at_a_time(cluster, client):
+def test_a_node_drain_evicts_one_replica_at_a_time(cluster, client):
     first, second = sorted(ready(client))
     with steady(client) as seen:
         with kubernetes_cluster().cordoned_node():
             assert cluster.evict(first)
             soon(lambda: ready(client) == {second}, "the first goes")
-            # Nothing can take its place, so that the last one must stay.
+            # The last replica must stay because no node can run another.
             assert not cluster.evict(second)
         soon(lambda: len(ready(client)) == 2, "another in its place")
         assert soon(lambda: cluster.evict(second), "the second may go")
@@ -83,11 +83,11 @@ def test_a_node_is_drained_of_one_replica_at_a_time(cluster, client):
     assert_all_answered(seen)
 
 
-def test_management_that_dies_under_load_takes_its_replicas_over(cluster, client):
+def test_the_next_management_adopts_replicas_under_load(cluster, client):
     replicas = ready(client)
     (leader,) = cluster.leaders()
     with steady(client) as seen:
-        # As when its node is lost: it lets go of nothing.
+        # A forced deletion releases nothing, as when a node is lost.
         cluster.kubectl("delete", "pod", leader, "--force", "--grace-period=0")
         soon(lambda: cluster.leaders() - {leader}, "another leads")
         soon(lambda: knows_its_replicas(client, replicas), "it knows its replicas")
@@ -97,7 +97,7 @@ def test_management_that_dies_under_load_takes_its_replicas_over(cluster, client
     assert client.describe_model("m").current_version == "1"
 
 
-def test_a_standby_leads_when_the_leader_goes(cluster, client):
+def test_a_standby_succeeds_a_deleted_leader(cluster, client):
     replicas = ready(client)
     (leader,) = cluster.leaders()
     cluster.kubectl("scale", "deployment/skysail-management", "--replicas=2")
@@ -113,7 +113,7 @@ def test_a_standby_leads_when_the_leader_goes(cluster, client):
         seen.wait_for_more(20)
     assert_all_answered(seen)
     soon(lambda: len(cluster.ready_pods("management")) == 2, "another standby")
-    # It works, and not only for those who ask.
+    # The new leader also replaces deleted pods.
     cluster.kubectl("delete", "pod", min(replicas), "--wait=false")
     soon(lambda: len(ready(client) - {min(replicas)}) == 2, "another in its place")
     assert cluster.leaders() == {standby}

@@ -10,7 +10,7 @@ from skysail_testing.traffic import traffic
 pytestmark = pytest.mark.kubernetes
 
 
-def test_frontends_follow_their_load_and_each_talks_to_every_replica(cluster, client):
+def test_frontends_scale_with_load_and_each_reaches_every_replica(cluster, client):
     def where(x):
         import os
 

@@ -25,11 +25,11 @@ def deploy_and_ask(cluster: OnKubernetes) -> list[float]:
 
 
 @pytest.mark.timeout(300)
-def test_clusters_side_by_side_leave_each_other_alone_and_nothing_behind(cluster, client, tmp_path):
+def test_clusters_side_by_side_are_isolated_and_leave_nothing_behind(cluster, client, tmp_path):
     before = objects_in(cluster.namespace)
     namespace = new_name()
 
-    def beside_it() -> None:
+    def in_the_same_namespace() -> None:
         with skysail_on_kubernetes(tmp_path / "b", cluster.namespace, "blue") as blue:
             assert any("blue" in name for name in objects_in(cluster.namespace))
             assert deploy_and_ask(blue) == [3, 6, 9]
@@ -37,20 +37,20 @@ def test_clusters_side_by_side_leave_each_other_alone_and_nothing_behind(cluster
     def in_another_namespace() -> None:
         with skysail_on_kubernetes(tmp_path / "o", namespace, keeps_data=True) as other:
             assert deploy_and_ask(other) == [3, 6, 9]
-        # Data stay, and nothing that runs.
+        # The data stay, but no workload does.
         kinds = {name.partition("/")[0] for name in objects_in(namespace)}
         assert kinds == {"configmap", "persistentvolumeclaim", "secret", "serviceaccount"}
-        # What was deployed comes back.
+        # The next cluster restores the deployments.
         with skysail_on_kubernetes(tmp_path / "o", namespace) as other, other.client() as others:
             soon(lambda: others.describe_version("m", "1").num_ready == 1, "it is back")
             assert list(others.predict("m", [1.0, 2.0, 3.0]).output) == [3, 6, 9]
         assert named_after(namespace) == []
 
     with steady(client) as seen, ThreadPoolExecutor() as threads:
-        for each in [threads.submit(beside_it), threads.submit(in_another_namespace)]:
+        for each in [threads.submit(in_the_same_namespace), threads.submit(in_another_namespace)]:
             each.result()
     assert_all_answered(seen)
-    # The autoscaler of its own frontends works on.
+    # The comparison ignores frontends because the autoscaler still changes them.
     left = {name for name in objects_in(cluster.namespace) - before if "frontend" not in name}
     assert left == set()
     assert [name for name in named_after(cluster.namespace) if "blue" in name] == []

@@ -17,7 +17,7 @@ from skysail_frontend.ingress.rest_v2 import RestV2
 from skysail_frontend.ingress.stream_session import Streams
 from skysail_protos.inference import grpc_service_pb2 as oip
 from skysail_protos.v1 import query_pb2
-from skysail_testing.calls import FakeCall
+from skysail_testing.fake_calls import FakeCall
 from unit.frontend.parts import Frontend, TurningLoop, application, doubled, served, turns
 from unit.frontend.test_grpc_inference import OneStream, request_of
 from unit.frontend.test_grpc_query import request_of as query_of

@@ -14,7 +14,7 @@ from skysail_common.rpc.contract import Call
 from skysail_common.rpc.statuses import as_skysail_error, handle
 from skysail_frontend.ingress.http_server import http_app
 from skysail_frontend.ingress.stream_session import Streams
-from skysail_testing.calls import FakeCall
+from skysail_testing.fake_calls import FakeCall
 from unit.frontend.parts import Frontend, served
 
 ERRORS = [Overloaded("busy"), InvalidInput("no"), ModelFailed("no"), RuntimeError("unexpected")]

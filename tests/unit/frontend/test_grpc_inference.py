@@ -29,9 +29,9 @@ from skysail_frontend.core.validation import MAX_TEXTS
 from skysail_frontend.ingress.grpc_inference import SERVICE, GrpcInference
 from skysail_frontend.ingress.stream_session import Streams
 from skysail_protos.inference import grpc_service_pb2 as pb
-from skysail_testing.calls import FakeCall
 from skysail_testing.clock import FakeClock
 from skysail_testing.examples import examples
+from skysail_testing.fake_calls import FakeCall
 from unit.frontend.parts import (
     DOUBLES,
     Frontend,

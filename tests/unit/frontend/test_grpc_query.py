@@ -26,8 +26,8 @@ from skysail_frontend.ingress.grpc_query import SERVICE, GrpcQuery, QueryIds
 from skysail_frontend.ingress.stream_session import Streams, StreamSession
 from skysail_protos.v1 import query_pb2 as pb
 from skysail_protos.v1.tensors_pb2 import Tensor as TensorMessage
-from skysail_testing.calls import FakeCall
 from skysail_testing.clock import FakeClock
+from skysail_testing.fake_calls import FakeCall
 from unit.frontend.parts import (
     Frontend,
     TurningLoop,

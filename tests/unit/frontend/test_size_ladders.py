@@ -21,8 +21,8 @@ from skysail_frontend.ingress.request_parser import MAX_STRUCTURE_BYTES
 from skysail_frontend.ingress.stream_session import Streams
 from skysail_protos.inference import grpc_service_pb2 as pb
 from skysail_protos.v1 import tensors_pb2
-from skysail_testing.calls import FakeCall
 from skysail_testing.costs import least_cost
+from skysail_testing.fake_calls import FakeCall
 from unit.frontend.parts import Frontend, served, texts
 
 KIB, MIB = 1024, 1024 * 1024

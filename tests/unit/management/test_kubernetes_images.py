@@ -17,7 +17,7 @@ from skysail_management.containers.base import PrepareFailed
 from skysail_management.containers.kubernetes.images import KubernetesImages
 from skysail_management.containers.kubernetes.manager import KubernetesManager
 from skysail_testing.fake_kubernetes import FakeKubernetesApi
-from skysail_testing.kubernetes_parts import container, ended, replica_spec, settings, version_spec
+from skysail_testing.kubernetes_pods import container, ended, replica_spec, settings, version_spec
 from skysail_testing.virtual_time import now, virtual_time
 
 V311 = version_spec(python_version="3.11.7")

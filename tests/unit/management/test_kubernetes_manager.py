@@ -14,7 +14,7 @@ from skysail_common.states import ReplicaState
 from skysail_management.containers.base import Container
 from skysail_management.containers.kubernetes.manager import KubernetesManager, _with_reason
 from skysail_testing.fake_kubernetes import FakeKubernetesApi
-from skysail_testing.kubernetes_parts import (
+from skysail_testing.kubernetes_pods import (
     conditions,
     container,
     ended,

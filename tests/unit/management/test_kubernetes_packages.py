@@ -12,7 +12,7 @@ from skysail_management.containers.base import PrepareFailed
 from skysail_management.containers.kubernetes.images import KubernetesImages
 from skysail_management.containers.kubernetes.packages import KubernetesPackages
 from skysail_testing.fake_kubernetes import FakeKubernetesApi
-from skysail_testing.kubernetes_parts import container, ended, settings, version_spec
+from skysail_testing.kubernetes_pods import container, ended, settings, version_spec
 from skysail_testing.virtual_time import now, settle, virtual_time
 
 NUMPY = version_spec(requirements=("numpy==2.0", "--no-deps"))

@@ -21,7 +21,7 @@ from skysail_management.containers.kubernetes import manifests
 from skysail_management.containers.kubernetes.pod_states import is_attached, is_claimed, is_free
 from skysail_management.containers.kubernetes.pods import KubernetesPods
 from skysail_testing.fake_kubernetes import FakeKubernetesApi
-from skysail_testing.kubernetes_parts import replica_spec, settings
+from skysail_testing.kubernetes_pods import replica_spec, settings
 from skysail_testing.virtual_time import now, pass_time, settle, until, virtual_time
 
 MANIFEST = manifests.deployment(replica_spec(), settings())

@@ -9,7 +9,7 @@ from skysail_common.kubernetes.api import KubernetesApi
 from skysail_common.kubernetes.errors import NotAllowed
 from skysail_management.leadership.election import LeaseTimes
 from skysail_management.leadership.lease import LeaderLease
-from skysail_testing.leases import Ended, FakeAlarm, FakeLeaseApi
+from skysail_testing.fake_leases import Ended, FakeAlarm, FakeLeaseApi
 from skysail_testing.virtual_time import now, pass_time, settle, until, virtual_time
 
 TIMES = LeaseTimes(15)

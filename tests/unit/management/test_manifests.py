@@ -10,7 +10,7 @@ from skysail_common.identifiers import MAX_NAME_LENGTH, ModelVersion
 from skysail_common.kubernetes.kinds import Object
 from skysail_management.containers.base import WarmUp
 from skysail_management.containers.kubernetes import manifests, task_pods
-from skysail_testing.kubernetes_parts import SHA256, TOKEN, replica_spec, settings, version_spec
+from skysail_testing.kubernetes_pods import SHA256, TOKEN, replica_spec, settings, version_spec
 from skysail_testing.manifests import conform, why_no_kubeconform
 
 _DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\Z")

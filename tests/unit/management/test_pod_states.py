@@ -17,7 +17,7 @@ from skysail_management.containers.kubernetes.pod_states import (
     is_released,
     read_pod,
 )
-from skysail_testing.kubernetes_parts import SHA256, VERSION, conditions, container, ended, pod_json
+from skysail_testing.kubernetes_pods import SHA256, VERSION, conditions, container, ended, pod_json
 
 IMAGE = "registry.example/skysail-model-server:0.1.0"
 PULL_ERROR = (

@@ -1,13 +1,13 @@
 from hypothesis import settings
 
+from skysail_testing.controllable_servers import ControllableMemoryServer, ControllableServer
 from skysail_testing.examples import examples
 from skysail_testing.ownership_machine import Ownership
-from skysail_testing.store_worlds import MemoryWorld, StoreWorld
 
 
 class OwnershipInMemory(Ownership):
-    async def make_world(self) -> StoreWorld:
-        return MemoryWorld()
+    async def make_server(self) -> ControllableServer:
+        return ControllableMemoryServer()
 
 
 TestOwnership = OwnershipInMemory.TestCase

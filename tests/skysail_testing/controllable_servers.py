@@ -1,4 +1,4 @@
-"""One server, real or in memory, whose data can be lost and whose time can pass."""
+"""Store servers, real or in memory, whose data tests can lose and whose time they can advance."""
 
 from typing import Any, Protocol, cast
 
@@ -9,11 +9,11 @@ from skysail_testing.memory_store import MemoryData, MemoryServer, MemoryStore
 from skysail_testing.store_servers import StoreServer
 
 
-class StoreWorld(Protocol):
-    """What tests of ownership do to a server."""
+class ControllableServer(Protocol):
+    """The operations of ownership tests on a server."""
 
     def connect(self) -> Store:
-        """Return a store of the server that owns nothing yet."""
+        """Return a new store of the server, without ownership."""
 
     async def pass_time(self, seconds: float) -> None: ...
 
@@ -21,14 +21,14 @@ class StoreWorld(Protocol):
         """Lose everything."""
 
     async def backup(self) -> Any:
-        """Return what `roll_back` takes."""
+        """Return a backup for `roll_back`."""
 
     async def roll_back(self, backup: Any) -> None: ...
 
     async def close(self) -> None: ...
 
 
-class MemoryWorld:
+class ControllableMemoryServer:
     """A server in memory."""
 
     def __init__(self) -> None:
@@ -54,8 +54,8 @@ class MemoryWorld:
         pass
 
 
-class ServerWorld:
-    """A real server; time passes by moving what it noted of the past."""
+class ControllableStoreServer:
+    """A real server; time advances because its stored instants move back."""
 
     def __init__(self, server: StoreServer, cluster: str = "c") -> None:
         self._server = server

@@ -1,4 +1,4 @@
-"""One lease of a Kubernetes cluster in memory, and alarms that end nothing."""
+"""A Kubernetes lease in memory, and an alarm that raises instead of ending the process."""
 
 import asyncio
 import copy
@@ -27,7 +27,7 @@ class FakeLeaseApi:
         return self.lease.get("spec", {}).get("holderIdentity", "")
 
     def change(self, **spec: Any) -> None:
-        """Change the lease as somebody else would."""
+        """Change the lease as another client."""
         assert self.lease is not None
         version = str(int(self.lease["metadata"]["resourceVersion"]) + 1)
         self.lease = {
@@ -55,7 +55,7 @@ class FakeLeaseApi:
         return found
 
     async def _way(self) -> None:
-        """Pass one way between a candidate and the cluster."""
+        """Simulate one direction of the network between a candidate and the cluster."""
         self.num_calls += 1
         if self.is_silent:
             await asyncio.Event().wait()
@@ -69,11 +69,11 @@ class FakeLeaseApi:
 
 
 class Ended(BaseException):
-    """Stands for the end of the process."""
+    """The simulated end of the process."""
 
 
 class FakeAlarm:
-    """Knows until when the process may live."""
+    """An alarm that records until when the process may live."""
 
     def __init__(self) -> None:
         self.until = 0.0
@@ -81,12 +81,12 @@ class FakeAlarm:
 
     @property
     def is_on(self) -> bool:
-        """True while the process leads and lives."""
+        """Whether the process leads and lives."""
         return now() < self.until
 
     def arm(self, after_s: float) -> None:
         if 0 < self.until <= now():
-            # A true one would have rung.
+            # A real alarm would have ended the process by now.
             self.end("too late")
         self.until = now() + after_s
 

@@ -1,4 +1,4 @@
-"""A call without a transport, for tests of the doors."""
+"""A unary call without a transport, for unit tests of servicers and gateways."""
 
 from collections.abc import Callable, Mapping
 

@@ -1,12 +1,12 @@
-"""Programs of clients, as users write them."""
+"""Client programs, as users write them."""
 
 import subprocess
 import sys
 import textwrap
 
 
-def passes(program: str, *arguments: str) -> None:
-    """Run a program in a process of its own; it prints `passed` at its end."""
+def assert_passes(program: str, *arguments: str) -> None:
+    """Run a program in a new process; it must print `passed` at its end."""
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program), *arguments],
         capture_output=True,

@@ -18,7 +18,7 @@ TOKEN = "the-token"
 
 
 def settings(**values: Any) -> ManagementSettings:
-    """Return settings of management as for a cluster on Kubernetes."""
+    """Return settings of management for a cluster on Kubernetes."""
     return ManagementSettings(**{"data_dir": Path("/d"), "cluster": "c", **values})
 
 
@@ -38,9 +38,9 @@ def replica_spec(version: VersionSpec | None = None, index: int = 0, **values: A
 
 
 def pod_json(index: int | None = 0, **status: Any) -> Object:
-    """Return a pod of a replica, or one that waits at the gate where `index` is None.
+    """Return the pod of a replica, or a gated pod if `index` is None.
 
-    `status` is added to what a pod has that runs and is ready.
+    `status` overrides fields of the status of a running, ready pod.
     """
     manifest = manifests.deployment(replica_spec(memory_mib=300), settings())
     template = copy.deepcopy(manifest["spec"]["template"])
@@ -84,7 +84,7 @@ def pod_json(index: int | None = 0, **status: Any) -> Object:
 
 
 def conditions(is_ready: bool = True, **others: Object) -> list[Object]:
-    """Return the conditions of a pod that has a node."""
+    """Return the conditions of a scheduled pod."""
     state = "True" if is_ready else "False"
     return [
         {"type": "PodScheduled", "status": "True"},
@@ -109,7 +109,7 @@ def container(name: str, *, last: Object | None = None, **state: Object) -> Obje
 
 
 def ended(status: int, reason: str = "Error", **content: str) -> Object:
-    """Return how a container ended."""
+    """Return the terminated state of a container."""
     return {
         "exitCode": status, "reason": reason, "startedAt": "2026-11-20T10:00:04Z",
         "finishedAt": "2026-11-20T10:00:09Z", "containerID": "containerd://f00", **content,
