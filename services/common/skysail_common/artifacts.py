@@ -45,11 +45,11 @@ def example_file(index: int) -> str:
     return f"example/{index}.bin"
 
 
-class _Record(BaseModel):
+class _StoredRecord(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
 
 
-class SpecRecord(_Record):
+class SpecRecord(_StoredRecord):
     """A `TensorSpec` as JSON."""
 
     name: str
@@ -72,7 +72,7 @@ class SpecRecord(_Record):
         return TensorSpec(self.name, DataType.named(self.datatype), self.shape, self.content)
 
 
-class SignatureRecord(_Record):
+class SignatureRecord(_StoredRecord):
     """A `Signature` as JSON."""
 
     inputs: tuple[SpecRecord, ...]
@@ -93,7 +93,7 @@ class SignatureRecord(_Record):
         )
 
 
-class Manifest(_Record):
+class Manifest(_StoredRecord):
     """The description of an artifact and of its requirements."""
 
     format: int = FORMAT

@@ -155,7 +155,7 @@ def _context_of(certificates: ServerCertificates) -> ssl.SSLContext:
     return context
 
 
-class _Config(HttpConfig):
+class _ServerConfig(HttpConfig):
     """A configuration with a given TLS context; uvicorn's own context ignores renewals."""
 
     context: ssl.SSLContext | None = None
@@ -165,7 +165,7 @@ class _Config(HttpConfig):
         self.ssl = self.context
 
 
-class _Server(uvicorn.Server):
+class _UvicornServer(uvicorn.Server):
     """A server that leaves signals to its process, and drains before it closes."""
 
     config: HttpConfig
@@ -266,7 +266,7 @@ class HttpServer:
         """
         self._shares_port = shares_port
         limits = limits or HttpLimits()
-        config = _Config(
+        config = _ServerConfig(
             app,
             log_config=None,
             access_log=False,
@@ -285,7 +285,7 @@ class HttpServer:
         config.busy_app = _busy_app
         if certificates is not None:
             config.context = _context_of(certificates)
-        self._server = _Server(config)
+        self._server = _UvicornServer(config)
         self._socket: socket.socket | None = None
 
     def bind(self, host: str, port: int) -> int:
