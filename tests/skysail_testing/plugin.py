@@ -56,16 +56,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--tier") == "first" and not _has_paths(config):
         config.args = [str(config.rootpath / path) for path in tiers.FIRST_TIER]
-    if _only_distributes(config):
-        return
-    if _is_worker(config):
-        # Below that of the worker, as without any, not of the process that distributes.
-        config.option.basetemp = None
     # Told to stop from outside, a run still removes what it made.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # A run in the background of a script or under nohup ignores these, and so would its children.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    if _only_distributes(config):
+        from xdist.workermanage import NodeManager
+
+        # Workers that are interrupted get so long to stop their clusters.
+        NodeManager.EXIT_TIMEOUT = 20
+        return
+    if _is_worker(config):
+        # Below that of the worker, as without any, not of the process that distributes.
+        config.option.basetemp = None
     # Short, because unix sockets live below it, and ours alone, so that remains are seen.
     base = Path(tempfile.mkdtemp(prefix="skt-"))
     config.skysail_base = base  # type: ignore[attr-defined]
@@ -111,7 +115,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item, is_chosen in chosen if is_chosen]
 
 
+# After the last fixture.
+@pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if not _only_distributes(session.config):
+        # A worker that has told its end is killed some seconds later.
+        kubernetes_clusters.clean_up()
     # All that ARGS name may be in the other tier.
     if session.config.getoption("--tier") and exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
         session.exitstatus = pytest.ExitCode.OK
@@ -205,7 +214,6 @@ def _nothing_survives(pytestconfig: pytest.Config) -> Iterator[None]:
 def pytest_unconfigure(config: pytest.Config) -> None:
     if _only_distributes(config):
         return
-    kubernetes_clusters.clean_up()
     shutil.rmtree(config.skysail_base, ignore_errors=True)  # type: ignore[attr-defined]
 
 
