@@ -325,7 +325,7 @@ def test_one_bad_query_of_sixteen_fails_alone(bad: int):
     assert [index for index, each in enumerate(found) if is_error(each)] == [bad]
     assert found[bad].code == Status.INTERNAL
     assert found[bad].message.startswith(
-        "ValueError: no beast here (in fussy, test_execution.py line "
+        "ValueError: no beast here (in fussy, test_isolation.py line "
     )
     for index in set(range(16)) - {bad}:
         assert found[index].tolist() == queries[index].tolist()
@@ -453,7 +453,7 @@ class Mute(Exception):
 def test_any_exception_of_user_code_fails_only_its_query(error, message):
     (found,) = run(raises(error), [query(1)])
     assert found.code == Status.INTERNAL
-    assert found.message.startswith(f"{message} (in function, test_execution.py line ")
+    assert found.message.startswith(f"{message} (in function, test_isolation.py line ")
 
 
 def test_sys_exit_in_user_code_does_not_end_the_replica():
@@ -473,7 +473,7 @@ def test_an_error_of_skysail_that_the_function_raises_is_a_failure_of_the_model(
     (found,) = run(raises(error), [query(1)])
     assert found.code == Status.INTERNAL
     what = f"{type(error).__name__}: {error}".removesuffix(": ")
-    text = f"{what} (in function, test_execution.py line "
+    text = f"{what} (in function, test_isolation.py line "
     assert found.message.startswith(text)
 
 
