@@ -18,8 +18,8 @@ from skysail_frontend.ingress.stream_session import Streams
 from skysail_protos.inference import grpc_service_pb2 as oip
 from skysail_protos.v1 import query_pb2
 from skysail_testing.fake_calls import FakeCall
-from unit.frontend.grpc_inference.test_tensors import OneStream, request_of
-from unit.frontend.grpc_query.test_streams import request_of as query_of
+from unit.frontend.grpc_inference.calls import OneStream, request_of
+from unit.frontend.grpc_query.calls import request_of as query_of
 from unit.frontend.parts import Frontend, TurningLoop, application, doubled, served, turns
 
 ROWS = {"name": "x", "datatype": "FP64", "shape": [1, 3], "data": [1.5, 2.5, 3.5]}

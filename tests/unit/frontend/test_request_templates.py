@@ -15,7 +15,7 @@ from skysail_frontend.ingress.request_templates import split_request
 from skysail_frontend.ingress.stream_session import Streams
 from skysail_protos.inference import grpc_service_pb2 as pb
 from skysail_testing.examples import examples
-from unit.frontend.grpc_inference.test_tensors import FakeCall
+from skysail_testing.fake_calls import FakeCall
 from unit.frontend.parts import Frontend, application, doubled, echoed, served, signature_of
 
 PATH = f"/{SERVICE}/ModelInfer"
