@@ -28,7 +28,6 @@ from skysail_protos.v1 import (
 )
 
 ROOT = Path(__file__).parents[2]
-MAX_LINES = 400
 
 
 def sources() -> Iterator[Path]:
@@ -120,13 +119,6 @@ def test_both_clients_have_the_same_methods_with_the_same_parameters():
     asynchronous = public_methods(skysail.AsyncClient)
     del asynchronous["deploy_artifact"]
     assert public_methods(skysail.Client) == asynchronous
-
-
-def test_no_source_file_is_too_long():
-    lengths = {
-        path.relative_to(ROOT).as_posix(): len(path.read_text().splitlines()) for path in sources()
-    }
-    assert {name: length for name, length in lengths.items() if length > MAX_LINES} == {}
 
 
 def test_every_module_says_what_it_is_for():
