@@ -46,9 +46,9 @@ _CHANGED: dict[Table, dict[str, str]] = {
     Table.DEPLOYMENTS: {
         "num_replicas": "version scaled",
         "autoscaling": "version scaled",
-        "serving": "version merge_serving",
-        "start_timeout_s": "version merge_serving",
-        "warm_up": "version merge_serving",
+        "serving": "version tuned",
+        "start_timeout_s": "version tuned",
+        "warm_up": "version tuned",
         "is_rolled_out": "rollout complete",
     },
 }

@@ -63,7 +63,7 @@ async def test_log_shows_the_life_of_a_version(tmp_path: Path, lines):
         assert lines() == [
             ("version scaled", {"version": "m:1", "num_replicas": "1 → 3"}),
             (
-                "version merge_serving",
+                "version tuned",
                 {"version": "m:1", "max_queue_size": "none → 9", "cache_ttl_s": "0.0 → 60.0"},
             ),
             (
