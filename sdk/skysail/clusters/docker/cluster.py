@@ -59,6 +59,9 @@ class DockerCluster(SupervisedCluster):
         return had_processes or had_containers
 
     async def _remove_containers(self) -> bool:
+        # A cluster that stopped, or another command, may have removed them and the note.
+        if not self._note.exists():
+            return False
         # The note names the engine of the start, which DOCKER_HOST may not name now.
         host = self._note.read_text()
         engine = {"DOCKER_HOST": host} if host else {}
