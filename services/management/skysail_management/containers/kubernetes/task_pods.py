@@ -44,7 +44,7 @@ def installer(
 
     Args:
         name: Its name.
-        arguments: Arguments of `python -m skysail_model_server.installing`.
+        arguments: Arguments of `python -m skysail_model_server.installer`.
         settings: Where it runs.
         image: Its image; the image of the settings if empty.
     """
