@@ -169,14 +169,14 @@ class DockerBackend(Backend):
         await asyncio.to_thread(run_docker, "kill", "--signal", "KILL", container.container_id)
 
     def lose_events(self, manager: DockerEngineManager) -> None:
-        note_end, deaf = manager._note_end, "events of the Docker engine"
+        handle_end, deaf = manager._handle_end, "events of the Docker engine"
 
         async def unless_by_event(name: str) -> None:
             task = asyncio.current_task()
             if task is None or task.get_name() != deaf:
-                await note_end(name)
+                await handle_end(name)
 
-        manager._note_end = unless_by_event  # type: ignore[method-assign]
+        manager._handle_end = unless_by_event  # type: ignore[method-assign]
 
 
 def keep_in(directory: Path, artifact: skysail.artifact.build.Artifact) -> None:
@@ -266,7 +266,9 @@ class KubernetesBackend(Backend):
         async def unheard(change: WatchEvent) -> None:
             return
 
-        manager._pods._take = unheard  # type: ignore[method-assign]
+        # An assignment under another name would lose no event.
+        assert callable(manager._pods._apply)
+        manager._pods._apply = unheard  # type: ignore[method-assign]
 
     async def clean_up(self) -> None:
         name = anchor_name(self.cluster_name)
