@@ -310,7 +310,9 @@ async def test_packages_need_a_volume_and_no_local_files(backend_and_server, tmp
     backend.values = {}
     async with open_harness(backend, server) as harness:
         spec = harness.version(echo, requirements=[f"{tmp_path}/own-1.0-py3-none-any.whl"])
-        with pytest.raises(PrepareFailed, match=r"own-1\.0-py3-none-any\.whl, a file that pods"):
+        with pytest.raises(
+            PrepareFailed, match=r"own-1\.0-py3-none-any\.whl for .*pods do not see"
+        ):
             await harness.manager.prepare(spec, lambda line: None)
 
 
