@@ -30,6 +30,7 @@ _TOGETHER = {
     "tests/integration/test_main_job.py": "the shared cluster",
     "tests/integration/test_cli.py": "the shared cluster",
     "tests/integration/test_failures.py": "the shared cluster",
+    "tests/integration/query_plane": "the query plane",
     # They wait for pods most of the time: two tests at once.
     "tests/e2e/on_kubernetes": _WHOLE,
     "tests/contract/test_kubernetes_cluster.py": _CONTAINERS,

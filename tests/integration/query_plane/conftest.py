@@ -1,4 +1,4 @@
-"""The cluster of these tests, one for each file."""
+"""The one cluster that the tests of this package share."""
 
 import asyncio
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from skysail_testing.clusters import (
 from skysail_testing.query_plane import Plane, deploy_all
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
     with running_cluster(tmp_path_factory.mktemp("q"), "--log-level", "info") as cluster:
         asyncio.run(deploy_all(cluster))
