@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from skysail.clusters.kubernetes.manifests import manifests_directory
+from skysail.clusters.kubernetes.manifest_files import manifests_directory
 from skysail.clusters.kubernetes.options import KubernetesOptions
 from skysail.clusters.kubernetes.overlay import cluster_objects, with_settings_hash
 from skysail_common import __version__

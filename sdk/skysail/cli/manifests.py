@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from skysail.clusters.kubernetes.manifests import copy_manifests, manifests_directory
+from skysail.clusters.kubernetes.manifest_files import copy_manifests, manifests_directory
 from skysail_common import __version__
 
 

@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from skysail.clusters.kubernetes.manifests import manifests_directory
+from skysail.clusters.kubernetes.manifest_files import manifests_directory
 from skysail_frontend.settings import FrontendSettings
 
 PREFIX = "SKYSAIL_FRONTEND_"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from skysail.clusters.kubernetes.manifests import manifests_directory
+from skysail.clusters.kubernetes.manifest_files import manifests_directory
 from skysail.clusters.kubernetes.options import KubernetesOptions
 from skysail_common.errors import FailedPrecondition, InvalidInput
 from skysail_common.kubernetes.kinds import Object, kind_of

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from skysail.clusters.kubernetes.manifests import manifests_directory
+from skysail.clusters.kubernetes.manifest_files import manifests_directory
 from skysail.clusters.kubernetes.options import KubernetesOptions
 from skysail.clusters.kubernetes.overlay import (
     SETTINGS,

@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from skysail.cli.main import cli
-from skysail.clusters.kubernetes.manifests import manifests_directory
+from skysail.clusters.kubernetes.manifest_files import manifests_directory
 from skysail_common import __version__
 from skysail_common.errors import FailedPrecondition
 
