@@ -129,6 +129,8 @@ def describe_shapes(message: str, taken: str, method_for_many: str = "") -> str:
         return message
     what, expected, got = found.groups(default="")
     hint = f"; for many use {method_for_many}" if method_for_many else ""
+    if got and not expected:
+        hint = f"; give a single value, not a list{hint}"
     return f"{what}: {taken} of shape [{expected}], got [{got}]{hint}"
 
 

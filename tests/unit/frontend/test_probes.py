@@ -1,7 +1,10 @@
 import httpx
 from starlette.applications import Starlette
 
+from skysail_frontend.ingress.http_server import http_app
+from skysail_frontend.monitoring.metrics import MetricsPage
 from skysail_frontend.monitoring.probes import Probes
+from unit.frontend.parts import Frontend
 
 
 async def test_a_frontend_is_ready_from_its_first_routes_until_it_drains():
@@ -23,3 +26,18 @@ async def test_a_frontend_is_ready_from_its_first_routes_until_it_drains():
         assert await statuses() == [200, 200]
         probes.drain()
         assert await statuses() == [200, 503]
+
+
+async def test_the_metrics_port_names_its_own_paths():
+    async def has_routes() -> bool:
+        return True
+
+    page = MetricsPage(Frontend().dispatcher, dict)
+    app = http_app([*page.routes(), *Probes(has_routes).routes()])
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://frontend") as client:
+        answer = await client.get("/v2/models/m")
+    assert answer.status_code == 404
+    assert answer.json() == {
+        "error": "nothing is served at /v2/models/m; this port has /metrics, /live, /ready"
+    }

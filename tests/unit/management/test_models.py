@@ -91,11 +91,13 @@ async def test_rejection_of_another_artifact_names_different_packages(tmp_path: 
         with pytest.raises(AlreadyExists) as caught:
             await parts.models.register(M1, second, {})
         assert caught.value.message == (
-            "model 'm:1' is registered with other content (made with cloudpickle 3.1.3, registered "
-            "with cloudpickle 3.1.2); versions never change, so deploy this as a new version"
+            "model 'm:1' is registered with other content (this content uses "
+            "cloudpickle 3.1.3, the registered content cloudpickle 3.1.2); versions never change, so deploy this as a new version"
         )
         third = await parts.upload(make_artifact(packages={"six": "1"}))
-        with pytest.raises(AlreadyExists, match="with no cloudpickle, registered with cloudp"):
+        with pytest.raises(
+            AlreadyExists, match="uses no cloudpickle, the registered content cloudp"
+        ):
             await parts.models.register(M1, third, {})
 
 

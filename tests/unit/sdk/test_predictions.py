@@ -230,7 +230,7 @@ def test_every_outcome_has_a_name():
     [
         ("[-1,64]", "[1,1,64]", "takes one of shape [64], got [1,64]"),
         ("[-1,64]", "[1,2]", "takes one of shape [64], got [2]"),
-        ("[-1]", "[1,2]", "takes one of shape [], got [2]"),
+        ("[-1]", "[1,2]", "takes one of shape [], got [2]; give a single value, not a list"),
         ("[-1,-1,3]", "[1]", "takes one of shape [-1,3], got []"),
     ],
 )

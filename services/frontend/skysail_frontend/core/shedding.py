@@ -63,7 +63,8 @@ def shed_outcome(
     # parsing.
     name, budget_s = version.served.name, query.deadline - query.arrival
     error: SkysailError
-    wait_s: float | None = version.wait_s(query.rows, now)
+    expected_s = version.wait_s(query.rows, now)
+    wait_s: float | None = expected_s
     if reason is ShedReason.QUEUE_FULL:
         error = Overloaded(
             f"Exceeds maximum queue size: {version.batcher.max_queue_rows} rows are queued for "
@@ -87,9 +88,11 @@ def shed_outcome(
             )
             wait_s = None
         elif reason is ShedReason.HOPELESS:
+            cause = "the replicas are busy"
+            if expected_s > budget_s:
+                cause = f"the expected wait is {expected_s:.2g} s"
             error = DeadlineExceeded(
-                f"model '{name}' cannot answer within {budget_s:.2g} s: the queue is too "
-                "long; retry later"
+                f"model '{name}' cannot answer within {budget_s:.2g} s: {cause}; retry later"
             )
         elif budget_s <= 0:
             error = DeadlineExceeded(
@@ -99,6 +102,6 @@ def shed_outcome(
         else:
             error = DeadlineExceeded(f"model '{name}' did not answer within {budget_s:.2g} s")
             # A retry needs at least the time that was too short for this query.
-            wait_s = max(version.wait_s(query.rows, now), now - query.arrival)
+            wait_s = max(expected_s, now - query.arrival)
     error.backlog = Backlog(reason.value, version.queue.num_rows, wait_s)
     return outcome, explanation, error

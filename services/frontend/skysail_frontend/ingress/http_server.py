@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from skysail_common.clock import MONOTONIC, Clock
@@ -42,13 +42,18 @@ _MAX_HOSTS = 100
 """Cached values of the header `Host`."""
 
 
-def _detail(request: Request, error: HTTPException) -> str:
+def _served(routes: Sequence[BaseRoute]) -> str:
+    """Return where to go on a port with these routes, for requests of other paths."""
+    paths = [route.path for route in routes if isinstance(route, Route)]
+    if any(path.startswith("/v2") for path in paths):
+        return "predictions are at POST /v2/models/{model}/infer and POST /{application}/predict"
+    return f"this port has {', '.join(paths)}"
+
+
+def _detail(request: Request, error: HTTPException, served: str) -> str:
     path = shown(request.url.path)
     if error.status_code == HTTPStatus.NOT_FOUND:
-        return (
-            f"nothing is served at {path}; predictions are at POST /v2/models/{{model}}/infer and "
-            "POST /{application}/predict"
-        )
+        return f"nothing is served at {path}; {served}"
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         allowed = (error.headers or {}).get("Allow", "another method")
         return f"{path} does not support {request.method}; use {allowed}"
@@ -64,13 +69,15 @@ def http_app(routes: Sequence[BaseRoute], allowed_hosts: Collection[str] = ()) -
             if empty.
     """
 
+    served = _served(routes)
+
     async def on_skysail_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, SkysailError)
         return _error_response(request, without_frames(error))
 
     async def on_http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        response = json_response({"error": _detail(request, error)}, error.status_code)
+        response = json_response({"error": _detail(request, error, served)}, error.status_code)
         # Status 405 needs the header `Allow`.
         response.headers.update(error.headers or {})
         return response

@@ -14,7 +14,7 @@ def describe_difference(given: Manifest, registered: Manifest) -> str:
     made = ", ".join(_shown(name, ours) for name in names[:_MAX_SHOWN])
     before = ", ".join(_shown(name, theirs) for name in names[:_MAX_SHOWN])
     more = f" and {len(names) - _MAX_SHOWN} more" if len(names) > _MAX_SHOWN else ""
-    return f"made with {made}{more}, registered with {before}{more}"
+    return f"this content uses {made}{more}, the registered content {before}{more}"
 
 
 def _shown(name: str, versions: dict[str, str]) -> str:
