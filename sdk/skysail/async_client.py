@@ -39,7 +39,7 @@ _FORK_GRACE_S = 1.0
 class AsyncClient(ApplicationCalls, DeploymentCalls):
     """Deploys models to a cluster and queries them.
 
-    The first call connects. A call raises the error class that the server raised (`skysail.errors`).
+    A call raises the error class that the server raised (`skysail.errors`).
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class AsyncClient(ApplicationCalls, DeploymentCalls):
         tls_key_file: str | Path | None = None,
         timeout_s: float = 30.0,
     ) -> None:
-        """A client of one cluster.
+        """Read the addresses and TLS files; the first call connects.
 
         Args:
             endpoint: Endpoint of management, as host:port. If None, `SKYSAIL_ENDPOINT`, or else the

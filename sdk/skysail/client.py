@@ -49,7 +49,7 @@ class Client:
         tls_key_file: str | Path | None = None,
         timeout_s: float = 30.0,
     ) -> None:
-        """A client of one cluster; see `AsyncClient`."""
+        """Read the addresses and TLS files; see `AsyncClient`."""
         client = AsyncClient(
             endpoint,
             query_endpoint=query_endpoint,

@@ -18,8 +18,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "deploying.md").read_text()
 
 def blocks_under(heading: str) -> list[str]:
     """Return the Python blocks of a section."""
-    _, _, section = PAGE.partition(f"\n### {heading}\n")
-    assert section, heading
+    _, section = re.split(rf"^##+ {heading}\n", PAGE, maxsplit=1, flags=re.MULTILINE)
     section = re.split(r"^##+ ", section, maxsplit=1, flags=re.MULTILINE)[0]
     return re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
 
@@ -118,6 +117,16 @@ def test_a_notebook_can_run_again_from_top_to_bottom(
     assert client.predict("linear", np.ones(4)).output.shape == (2,)
     (version,) = client.describe_model("linear").versions
     assert version.num_ready == 1
+
+
+def test_resources_and_variables(cluster: RunningCluster, client: skysail.Client, tmp_path: Path):
+    (block,) = blocks_under("Set resources and variables")
+    (tmp_path / "deploy.py").write_text(block)
+    printed = run(cluster, tmp_path, "deploy.py")
+    assert printed == "{'owner': 'pricing'} ('SCALE',)\n[2. 2. 2. 2.]\n"
+    client.undeploy("scaled", "1", force=True)
+    assert client.start("scaled", "1", cpus=2).deployment.cpus == 2
+    assert client.predict("scaled", np.ones(4)).output.tolist() == [2, 2, 2, 2]
 
 
 def test_outputs_may_vary_in_size(client: skysail.Client):

@@ -68,7 +68,6 @@ def http_app(routes: Sequence[BaseRoute], allowed_hosts: Collection[str] = ()) -
         allowed_hosts: Hosts that requests may name, without ports, in addition to IP addresses; any
             if empty.
     """
-
     served = _served(routes)
 
     async def on_skysail_error(request: Request, error: Exception) -> Response:
