@@ -43,14 +43,17 @@ transport: $(VENV)/.ready  ## build the native transport, and fail where that is
 	@touch $(VENV)/.transport
 
 .PHONY: wheels
-wheels: install dist/.transport  ## make the wheels of both packages in dist/, and tell how to install them
+wheels: install .cache/transport-wheel  ## make the wheels of both packages in dist/, and tell how to install them
 	@rm -f dist/skysail-*.whl
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 	@echo "To install Skysail with the native transport into another environment, use its pip:"
 # Both by path, because pip prefers an index to --find-links, and there the name belongs to nobody.
 	@echo "pip install $(CURDIR)/$$(ls dist/skysail_transport-*.whl) '$(CURDIR)/$$(ls dist/skysail-*.whl)[server,native]'"
 
-dist/.transport: $(TRANSPORT)
+# The stamp is outside of dist/, whose files a release publishes; without a wheel it does not count.
+.PHONY: .always
+.always:
+.cache/transport-wheel: $(TRANSPORT) $(if $(wildcard dist/skysail_transport-*.whl),,.always)
 	test -d .cache/maturin || $(PYTHON) -m venv .cache/maturin
 	.cache/maturin/bin/python -m pip install --quiet 'maturin>=1.8,<2' 'ziglang>=0.13'
 	rm -f dist/skysail_transport-*.whl
