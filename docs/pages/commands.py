@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import click
 
-from docs.pages.markdown import anchor, one_line
+from docs.pages.markdown import GENERATED, anchor, one_line
 from skysail.cli.main import cli
 
 _EXAMPLE = re.compile(r"^\x08\nExample:\n", re.MULTILINE)
@@ -18,14 +18,12 @@ def commands_page() -> str:
     lines = [
         "# Command line",
         "",
-        "Generated from the commands by `make docs`.",
-        "",
         "`skysail` and every command under it show the same text with `--help`. An error is one line",
         "on standard error, with exit status 1 (wrong usage: 2, Ctrl-C: 130). With `--output json`",
         "results and errors are JSON. Variables such as `SKYSAIL_ENDPOINT` are on the page of",
         "[settings](settings.md#the-sdk-and-the-command-line).",
         "",
-        "| command | |",
+        "| command | purpose |",
         "|---|---|",
     ]
     for path, command in found:
@@ -33,6 +31,7 @@ def commands_page() -> str:
         lines.append(f"| [`{title}`](#{anchor(title)}) | {one_line(_summary(command))} |")
     for path, command in found:
         lines += _section(" ".join(path), command)
+    lines += ["", GENERATED.format("the commands")]
     return "\n".join(lines) + "\n"
 
 

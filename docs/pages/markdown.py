@@ -2,6 +2,9 @@
 
 import re
 
+GENERATED = "<!-- Generated from {} by `make docs`. -->"
+"""The last line of a generated page, for those who edit it: mkdocs reads the title in the first."""
+
 
 def one_line(text: str) -> str:
     """Return a text on one line, with `<`, `>` and `|` escaped outside of code spans."""

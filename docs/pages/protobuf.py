@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from docs.pages.markdown import anchor, one_line
+from docs.pages.markdown import GENERATED, anchor, one_line
 
 PROTOS = Path(__file__).parents[2] / "protos"
 
@@ -116,8 +116,6 @@ def _index(files: dict[str, File]) -> str:
     lines = [
         "# Protobuf",
         "",
-        "Generated from the `.proto` files by `make docs`.",
-        "",
         "The sources are in `protos/skysail_protos/`. Every gRPC port serves reflection, so that",
         "`grpcurl -plaintext 127.0.0.1:8001 list` and generated clients need no file. Errors carry the",
         "name of their class in the trailing metadata `skysail-reason` ([errors](../errors.md)).",
@@ -131,12 +129,13 @@ def _index(files: dict[str, File]) -> str:
             f"| [{_FILES[page][1]}]({page}.md) | `{file.package}` | "
             f"{', '.join(f'`{name}`' for name in services)} | {_AUDIENCES[page]} |"
         )
+    lines += ["", GENERATED.format("the .proto files")]
     return "\n".join(lines) + "\n"
 
 
 def _page(page: str, file: File, places: dict[str, str]) -> str:
     path, title = _FILES[page]
-    lines = [f"# {title}", "", f"Generated from `protos/skysail_protos/{path}` by `make docs`.", ""]
+    lines = [f"# {title}", ""]
     lines += [f"Package `{file.package}`." + (f" {file.comment}" if file.comment else "")]
     here = {name: place.removeprefix(f"{page}.md") for name, place in places.items()}
     for service in (each for each in file.declarations if each.kind == "service"):
@@ -154,6 +153,7 @@ def _page(page: str, file: File, places: dict[str, str]) -> str:
         for name, each in chosen:
             lines += ["", f"### {name}", "", each.comment]
             lines += (_enum if kind == "enum" else _message)(each, name, here)
+    lines += ["", GENERATED.format(f"protos/skysail_protos/{path}")]
     return "\n".join(lines) + "\n"
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from pydantic import SecretStr
 from pydantic_core import PydanticUndefined
 
+from docs.pages.markdown import GENERATED
 from skysail.settings import ClientSettings
 from skysail_frontend.settings import FrontendSettings
 from skysail_management.settings import ManagementSettings
@@ -23,8 +24,6 @@ def settings_page() -> str:
     """Return docs/settings.md."""
     lines = [
         "# Settings",
-        "",
-        "Generated from the classes by `make docs`.",
         "",
         "Flags override environment variables, which override defaults. `--print-settings` prints",
         "the effective settings of a service and hides secrets. SLOs, replicas and routes are no",
@@ -50,6 +49,7 @@ def settings_page() -> str:
             flag_name = (alias if isinstance(alias, str) else name).lower().replace("_", "-")
             flag = f"`--{flag_name}`<br>" if command else ""
             lines.append(f"| {flag}`{variable}` | {default} | {meaning} |")
+    lines += ["", GENERATED.format("the classes of settings")]
     return "\n".join(lines) + "\n"
 
 

@@ -197,12 +197,35 @@ def page_at(path: str) -> SimpleNamespace:
         ("transports.md", "[README](../README.md#how-fast)", "[README](index.md)"),
         ("kubernetes/index.md", "[README](../../README.md)", "[README](../index.md)"),
         ("store.md", "[changes](../CHANGELOG.md)", "changes (`CHANGELOG.md`)"),
+        ("store.md", "[report](../SECURITY.md#how)", "[report](security-policy.md#how)"),
+        ("security-policy.md", "[page](docs/tls.md#clients)", "[page](tls.md#clients)"),
+        ("contributing/guide.md", "[page](docs/tls.md)", "[page](../tls.md)"),
+        ("contributing/guide.md", "[rules](SECURITY.md)", "[rules](../security-policy.md)"),
+        ("contributing/guide.md", "[code](sdk/README.md)", "code (`sdk/README.md`)"),
+        ("store.md", "[RFC](https://example.org/a)", "[RFC](https://example.org/a)"),
         ("store.md", "![picture](../picture.svg)", "![picture](../picture.svg)"),
     ],
 )
 def test_a_link_out_of_the_site_becomes_a_path(page: str, text: str, expected: str):
-    files = Files("index.md", "tls.md")
+    files = Files("index.md", "tls.md", "security-policy.md")
     assert hooks.on_page_markdown(text, page=page_at(page), files=files) == expected
+
+
+@pytest.mark.parametrize(
+    ("html", "expected"),
+    [
+        (
+            "<p><code>skysail up --detach</code></p>",
+            '<p><code><span class="word">skysail</span> <span class="word">up</span> '
+            '<span class="word">--detach</span></code></p>',
+        ),
+        (f"<code>{'x' * 57}</code>", f"<code>{'x' * 57}</code>"),
+        ("<pre><span></span><code>a block\n</code></pre>",) * 2,
+    ],
+    ids=["words", "a word longer than a line", "a block"],
+)
+def test_words_of_inline_code_stay_whole(html: str, expected: str):
+    assert hooks.on_page_content(html) == expected
 
 
 @pytest.mark.parametrize(
