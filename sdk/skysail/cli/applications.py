@@ -113,7 +113,9 @@ def update(
     uses_cache: bool | None,
     endpoint: str | None,
 ) -> None:
-    """Change the given values of an application, and keep the others.
+    """Change the given values of an application.
+
+    Values that are not given stay.
 
     \b
     Example:
@@ -152,7 +154,9 @@ def unregister(name: str, endpoint: str | None) -> None:
 @click.argument("routes", nargs=-1, metavar="MODEL[:VERSION][=WEIGHT]...")
 @endpoint_option
 def link(name: str, routes: tuple[str, ...], endpoint: str | None) -> None:
-    """Route an application to models, or to nothing if none is named.
+    """Route an application to models.
+
+    Without models it is routed to nothing.
 
     \b
     Example:

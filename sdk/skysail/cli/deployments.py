@@ -63,7 +63,7 @@ class _NumberCommand(click.Command):
 @click.option(
     "--example",
     metavar="MODULE:NAME",
-    help="Input with its batch axis, from which the signature is inferred.",
+    help="Input with its batch axis; it sets names, types and shapes.",
 )
 @click.option(
     "--examples",

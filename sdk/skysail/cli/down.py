@@ -49,15 +49,16 @@ def down(
     yes: bool,
     **options: Any,
 ) -> None:
-    """Stop the cluster that was started last.
+    """Stop the cluster of this data directory, with its replicas.
 
-    The data directory tells which one that is. Its replicas stop too. A cluster on Kubernetes is removed
+    If several were started from the directory, that is the last one. A cluster on Kubernetes is removed
     after a question. Its data stay, on this machine and on Kubernetes, so that the next `skysail up`
     restores all models and applications.
 
     \b
     Example:
       skysail down
+      # On Kubernetes only, with all data and without a question:
       skysail down --yes --delete-data
       skysail down --container-manager kubernetes --namespace models --context staging
     """

@@ -48,13 +48,16 @@ def manifests(directory: Path | None, force: bool) -> None:
     click.echo(f"{directory}: manifests of Skysail {__version__}, {copied.written} written{same}")
     local = shlex.quote(str(directory / "overlays" / "local"))
     example = shlex.quote(str(directory / "examples" / "eks"))
+    blue = shlex.quote(str(directory / "examples" / "blue"))
     mine = shlex.quote(str(directory / "examples" / "mine"))
     click.echo(
         "\nStart a cluster with an overlay:\n"
         f"  skysail up --container-manager kubernetes --overlay {local}\n"
         "\nTo adapt it, write an overlay of your own and name that one:\n"
         f"  cp -r {example} {mine}\n"
-        f"  kubectl diff -k {mine}"
+        f"  kubectl diff -k {mine}\n"
+        "\nThe example blue reads files outside its folder, which kubectl must allow:\n"
+        f"  kubectl kustomize --load-restrictor LoadRestrictionsNone {blue}"
     )
 
 

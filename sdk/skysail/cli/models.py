@@ -17,7 +17,9 @@ from skysail.descriptions import Version
 @target_argument("MODEL:VERSION", needs_version=True)
 @endpoint_option
 def promote(target: Target, endpoint: str | None) -> None:
-    """Make a version current, so that it answers if none is named.
+    """Make a version the current one.
+
+    The current version answers queries that name none.
 
     \b
     Example:

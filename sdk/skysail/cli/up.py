@@ -53,8 +53,9 @@ def up(
 ) -> None:
     """Run a cluster on this machine, or start one on Kubernetes.
 
-    On this machine it runs until Ctrl-C. With port 0 the system chooses a free port. The server that SKYSAIL_REDIS_URL names holds the state;
-    without that variable an embedded server does, in the data directory.
+    On this machine it runs until Ctrl-C, unless --detach is given. With port 0 the system chooses a
+    free port. The server that SKYSAIL_REDIS_URL names holds the state; without that variable an
+    embedded server does, in the data directory.
 
     \b
     Example:
