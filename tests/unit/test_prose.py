@@ -22,8 +22,8 @@ WITHOUT_SUBJECT = re.compile(
 UNCLEAR = re.compile(
     r"\b(is|are|was|were|be) told\b"
     r"|^Have "
-    r"|\b([Ww]hoever|[Ww]hatever|[Ww]ho (waits|ends|leads|may))\b"
-    r"|\b[Ww]hat (is|are|was|were|a|an|the|every|it|comes|has|must|can|may)\b"
+    r"|\b(?i:whoever|whatever|who (waits|ends|leads|may))\b"
+    r"|\b(?i:what) (is|are|was|were|a|an|the|every|it|comes|has|must|can|may)\b"
     r"|\bwhere (it|there|that|none|one|a|the|its|this|they|nothing|no)\b"
     r"|\bof (its|their|our|one's) own\b"
     r"|\b(anew|any more|no more|meanwhile)\b"
