@@ -200,7 +200,7 @@ def _field(member: Declaration, meaning: str, outer: str, places: dict[str, str]
 
 
 def _type(text: str, places: dict[str, str], outer: str) -> str:
-    """Return a type as code, linked where a page explains it."""
+    """Return a type as code, with a link to the page that explains it, if any."""
     label, _, name = text.rpartition(" ")
     inner = re.sub(r"map<\w+, ([\w.]+)>", r"\1", text if text.startswith("map<") else name)
     short = inner.removeprefix("skysail.v1.")

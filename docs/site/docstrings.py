@@ -9,7 +9,7 @@ class PageDocstrings(griffe.Extension):
     """Completes `Client` from `AsyncClient`, and lists the fields of dataclasses at their class."""
 
     def on_class(self, *, cls: griffe.Class, **_: Any) -> None:
-        """Move docstrings of the fields of a dataclass into a section of its own docstring."""
+        """Move docstrings of the fields of a dataclass into a section of the class docstring."""
         if "skysail" not in cls.path or not any(
             "dataclass" in str(each.value) for each in cls.decorators
         ):

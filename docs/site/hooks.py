@@ -85,7 +85,7 @@ def on_page_content(html: str, **_: Any) -> str:
 
 
 def on_post_page(output: str, *, page: Any, **_: Any) -> str:
-    """Warn of what a page would load from another host, which ends a strict build."""
+    """Warn about each URL that a page loads from another host; a warning ends a strict build."""
     for url in _LOADED.findall(output):
         log.warning("page '%s' loads %s", page.file.src_uri, url)
     return output

@@ -1,4 +1,4 @@
-"""What the demo does behind the back of a container manager: kills, looks for what is left."""
+"""Actions of the demo that bypass a container manager: kills, and the search for leftovers."""
 
 import contextlib
 import json
@@ -22,24 +22,24 @@ class Machine:
 
     name: str
     packages: tuple[str, ...] = ()
-    """What replicas need installed."""
+    """Packages that replicas need."""
     recovery_timeout_s = 20.0
     how_killed = "killed with SIGKILL"
 
     def __init__(self, data_dir: Path) -> None:
-        """Does nothing yet."""
+        """Starts nothing."""
         self.data_dir = data_dir
 
     def missing(self) -> str:
-        """Return what is not there but needed; empty if nothing."""
+        """Return the missing prerequisite; empty if none is missing."""
         return ""
 
     def flags(self) -> list[str]:
-        """Return what `skysail up` is told."""
+        """Return the flags of `skysail up`."""
         raise NotImplementedError
 
     def forward_flags(self) -> list[str]:
-        """Return what `skysail forward` is told."""
+        """Return the flags of `skysail forward`."""
         return []
 
     def down_flags(self) -> list[str]:
@@ -51,7 +51,7 @@ class Machine:
         raise NotImplementedError
 
     def management(self) -> str:
-        """Return what tells the management that works from an earlier one; empty if none does."""
+        """Return the identity of the management that works; empty if none does."""
         raise NotImplementedError
 
     def kill_management(self) -> None:
@@ -59,10 +59,10 @@ class Machine:
         raise NotImplementedError
 
     def watch_end(self) -> None:
-        """Note what runs, right before the cluster is told to stop."""
+        """Note the processes that run, immediately before the cluster stops."""
 
     def remains(self) -> list[str]:
-        """Remove what was left on purpose, and return what was left beside it."""
+        """Remove intended leftovers, and return the others."""
         raise NotImplementedError
 
 
@@ -76,7 +76,7 @@ class Processes(Machine):
         self._family: list[psutil.Process] = []
 
     def flags(self) -> list[str]:
-        """Any ports that are free."""
+        """Return flags for free ports."""
         ports = [
             word for name in ("http", "grpc", "management") for word in (f"--{name}-port", "0")
         ]
@@ -92,7 +92,7 @@ class Processes(Machine):
         return [self.pid(path.parent.name) for path in self.data_dir.glob("replicas/*/*.json")]
 
     def kill_replica(self, container_id: str) -> None:
-        """As the kernel would."""
+        """Send SIGKILL."""
         os.kill(self.pid(container_id), signal.SIGKILL)
 
     def _supervisor(self) -> psutil.Process:
@@ -108,11 +108,11 @@ class Processes(Machine):
         return found
 
     def management(self) -> str:
-        """Its process id."""
+        """Return its process id."""
         return "".join(str(each.pid) for each in self._management())
 
     def kill_management(self) -> None:
-        """As the kernel would."""
+        """Send SIGKILL."""
         for each in self._management():
             each.kill()
 
@@ -123,7 +123,7 @@ class Processes(Machine):
         self._family = [own, *own.children(recursive=True), *running]
 
     def remains(self) -> list[str]:
-        """Processes that did not end."""
+        """Return the processes that did not end."""
         _, alive = psutil.wait_procs(self._family, timeout=_END_TIMEOUT_S)
         for process in alive:
             process.kill()
@@ -145,7 +145,7 @@ class Containers(Processes):
         return [self.pid(each) for each in self._ours("ps")]
 
     def remains(self) -> list[str]:
-        """Remove the images, which stay for the next cluster here, and return what else is left."""
+        """Remove the images, which the next cluster here would use, and return other leftovers."""
         processes = super().remains()
         # Names, because a base image goes with the last image that is made of it.
         images = self._ours("images", "--format", "{{.Repository}}:{{.Tag}}")
@@ -165,7 +165,7 @@ class Pods(Machine):
 
     name = "kubernetes"
     packages = _PACKAGES
-    # A lease that nobody lets go of is the next one's after 15 s.
+    # A lease that its holder does not release passes to the next management after 15 s.
     recovery_timeout_s = 60.0
     how_killed = "killed with its pod"
 
@@ -174,7 +174,7 @@ class Pods(Machine):
         self.namespace = f"skysail-demo-{secrets.token_hex(3)}"
 
     def missing(self) -> str:
-        """Kubernetes, where it does not answer."""
+        """Return why kubectl or its cluster cannot be used; empty if both can."""
         if shutil.which("kubectl") is None:
             return "kubectl is not installed"
         try:
@@ -185,35 +185,35 @@ class Pods(Machine):
         return ""
 
     def flags(self) -> list[str]:
-        """A namespace of its own; frontends get ports of the node."""
+        """Return flags for a private namespace; frontends get ports of the node."""
         return ["--container-manager", self.name, *self.forward_flags()]
 
     def forward_flags(self) -> list[str]:
-        """The namespace."""
+        """Return the flag of the namespace."""
         return ["--namespace", self.namespace]
 
     def down_flags(self) -> list[str]:
-        """No question, and no claims left."""
+        """Return flags that skip the question and delete the claims."""
         return ["--yes", "--delete-data"]
 
     def _kubectl(self, *arguments: str) -> str:
         return _output("kubectl", "--namespace", self.namespace, *arguments)
 
     def kill_replica(self, container_id: str) -> None:
-        """From inside: every process but the one that holds the pod's namespaces."""
+        """Kill every process of the pod but the one that holds its namespaces."""
         command = ["exec", container_id, "--container", "model-server", "--", "sh", "-c"]
         self._kubectl(*command, "kill -9 -1")
 
     def management(self) -> str:
-        """Name of the pod that leads."""
+        """Return the name of the pod that leads."""
         return self._kubectl("get", "pods", "--selector", "skysail.ai/leader", "--output", "name")
 
     def kill_management(self) -> None:
-        """Its pod is deleted at once."""
+        """Delete its pod without a grace period."""
         self._kubectl("delete", self.management(), "--force", "--grace-period=0")
 
     def remains(self) -> list[str]:
-        """Remove the volumes' directory, if it is on this machine; return all with our namespace's name."""
+        """Remove the directory of the volumes on this machine, and return objects named for the namespace."""
         shutil.rmtree(Path("/var/lib/skysail") / self.namespace, ignore_errors=True)
         kinds = "namespaces,persistentvolumes,clusterroles,clusterrolebindings"
         found = _output("kubectl", "get", kinds, "--output", "name").split()

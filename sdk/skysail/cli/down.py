@@ -58,7 +58,7 @@ def down(
     \b
     Example:
       skysail down
-      # On Kubernetes only, with all data and without a question:
+      # This form works on Kubernetes; it deletes all data and skips the question:
       skysail down --yes --delete-data
       skysail down --container-manager kubernetes --namespace models --context staging
     """
