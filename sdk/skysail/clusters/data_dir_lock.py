@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from skysail_common.errors import FailedPrecondition
-from skysail_common.process.data_dir import cannot_use, private_directory
+from skysail_common.process.data_dir import cannot_lock, cannot_use, private_directory
 
 LOCK_FILE = "cluster.lock"
 """File with the process that holds the lock, or that was killed before it released the lock."""
@@ -34,10 +34,7 @@ def lock(data_dir: Path) -> int:
         ) from None
     except OSError as error:
         os.close(descriptor)
-        raise FailedPrecondition(
-            f"cannot lock data directory {data_dir}: {error}; use a file system that has locks, "
-            "such as a local disk or NFS 4"
-        ) from error
+        raise cannot_lock(data_dir, error) from error
     try:
         os.truncate(descriptor, 0)
         os.write(descriptor, str(os.getpid()).encode())

@@ -52,6 +52,14 @@ def cannot_use(path: Path, error: OSError) -> FailedPrecondition:
     )
 
 
+def cannot_lock(data_dir: Path, error: OSError) -> FailedPrecondition:
+    """Return the error for a data directory whose file system refuses locks."""
+    return FailedPrecondition(
+        f"cannot lock data directory {data_dir}: {error}; use a file system that has locks, such as "
+        "a local disk or NFS 4"
+    )
+
+
 def _fix_of_owner(path: Path) -> str:
     """Return the owner of the nearest existing directory above a path, and the fix for the owner."""
     here = path.parent

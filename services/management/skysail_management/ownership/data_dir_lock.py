@@ -8,7 +8,7 @@ from pathlib import Path
 
 from skysail_common.clock import MONOTONIC
 from skysail_common.errors import FailedPrecondition
-from skysail_common.process.data_dir import cannot_use, private_directory
+from skysail_common.process.data_dir import cannot_lock, cannot_use, private_directory
 
 LOCK_FILE = "management.lock"
 
@@ -47,10 +47,7 @@ async def lock_data_dir(
                     ) from None
                 await asyncio.sleep(_RETRY_S)
             except OSError as error:
-                raise FailedPrecondition(
-                    f"cannot lock data directory {data_dir}: {error}; use a file system that has "
-                    "locks, such as a local disk or NFS 4"
-                ) from error
+                raise cannot_lock(data_dir, error) from error
             else:
                 break
         yield
