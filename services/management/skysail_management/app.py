@@ -4,8 +4,8 @@ run ─► with a lease: listen as a standby ─► lead ─┐
 └► without a lease ───────────────────────────┴► lock, own the store ─► `ManagementService`
 """
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING
 
 from skysail_common.clock import MONOTONIC
@@ -19,6 +19,7 @@ from skysail_common.rpc.management_access import read_token
 from skysail_common.store import Store
 from skysail_management.admin_server import AdminServer
 from skysail_management.artifacts import ARTIFACTS, count_artifacts
+from skysail_management.containers.base import ContainerManager
 from skysail_management.containers.discovery import find_container_manager
 from skysail_management.ownership.acquisition import Leftovers, StoreAcquisition
 from skysail_management.ownership.data_dir_lock import lock_data_dir
@@ -166,14 +167,22 @@ def _load_leadership() -> "Callable[..., _Leadership]":
     return hold_leadership
 
 
-async def _find_leftovers(settings: ManagementSettings) -> Leftovers:
-    # A second container manager, because the one that serves adopts the replicas later.
-    manager = find_container_manager(settings.container_manager)(settings)
+@asynccontextmanager
+async def _opened_manager(
+    name: str, settings: ManagementSettings
+) -> AsyncIterator[ContainerManager]:
+    manager = find_container_manager(name)(settings)
     await manager.open()
     try:
-        replicas = await manager.list()
+        yield manager
     finally:
         await manager.close()
+
+
+async def _find_leftovers(settings: ManagementSettings) -> Leftovers:
+    # A second container manager, because the one that serves adopts the replicas later.
+    async with _opened_manager(settings.container_manager, settings) as manager:
+        replicas = await manager.list()
     return Leftovers(count_artifacts(settings.data_dir / ARTIFACTS), len(replicas))
 
 
@@ -182,9 +191,5 @@ async def _stop_replicas(settings: ManagementSettings) -> None:
         file = settings.data_dir / _MANAGER_FILE
         # The file names the container manager, so that the caller need not know it.
         name = file.read_text() if file.exists() else settings.container_manager
-        manager = find_container_manager(name)(settings)
-        await manager.open()
-        try:
+        async with _opened_manager(name, settings) as manager:
             await stop_all(manager, settings.drain_timeout_s)
-        finally:
-            await manager.close()
