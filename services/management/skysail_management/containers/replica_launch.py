@@ -52,6 +52,21 @@ def wrong_python(version: VersionSpec, found: str, where: str, fix: str) -> Prep
     )
 
 
+def image_kept(version: VersionSpec, image: str, configured: str, python: str) -> str:
+    """Return the message that a version keeps its image, because it needs another Python.
+
+    Args:
+        version: The version.
+        image: The image that it keeps.
+        configured: The image of the settings.
+        python: The Python of the configured image.
+    """
+    return (
+        f"{version.model_version} keeps the image {image}: it needs Python "
+        f"{python_minor(version.python_version)}, and that of {configured} is {python}"
+    )
+
+
 def replica_name(spec: ReplicaSpec) -> str:
     """Return a name for people; every container of a replica has the same name."""
     version = spec.replica_id.model_version

@@ -31,7 +31,7 @@ from skysail_management.containers.base import Needed, PrepareFailed, Progress, 
 from skysail_management.containers.docker import options as docker_options
 from skysail_management.containers.docker.build_context import BuildContext, archive
 from skysail_management.containers.docker.registry import Registry
-from skysail_management.containers.replica_launch import python_minor, wrong_python
+from skysail_management.containers.replica_launch import image_kept, python_minor, wrong_python
 from skysail_management.containers.requirements import (
     LOG_TAIL_LINES,
     install_error,
@@ -139,11 +139,7 @@ class VersionImages:
             ]
             if names and _has_python_of(image["Labels"] or {}, version):
                 name = names[0]
-                text = (
-                    f"{version.model_version} keeps the image {name}: it needs Python "
-                    f"{python_minor(version.python_version)}, and that of "
-                    f"{self._settings.docker_image} is {base.labels[_PYTHON]}"
-                )
+                text = image_kept(version, name, self._settings.docker_image, base.labels[_PYTHON])
                 log.warning("version keeps an earlier image", extra={"reason": text})
                 progress(text)
                 return name

@@ -22,7 +22,7 @@ from skysail_common.kubernetes.labels import PROBE, labels
 from skysail_common.kubernetes.pod_problems import waiting_reason
 from skysail_management.containers.base import Needed, PrepareFailed, Progress, VersionSpec
 from skysail_management.containers.kubernetes import task_pods
-from skysail_management.containers.replica_launch import check_python, python_minor
+from skysail_management.containers.replica_launch import check_python, image_kept, python_minor
 from skysail_management.settings import ManagementSettings
 
 log = logging.getLogger(__name__)
@@ -101,11 +101,7 @@ class KubernetesImages:
                     self._versions[_key(version)] = image
                     await self._save()
                 return
-        text = (
-            f"{version.model_version} keeps the image {image}: it needs Python "
-            f"{python_minor(version.python_version)}, and that of {configured} is "
-            f"{self._pythons.get(configured, 'unknown')}"
-        )
+        text = image_kept(version, image, configured, self._pythons.get(configured, "unknown"))
         log.warning("version keeps its image", extra={"reason": text})
         progress(text)
 
