@@ -19,25 +19,20 @@ from skysail_common.store.keys import meta_key, table_key
 from skysail_common.store.store import ABSENT
 from skysail_management.records import ModelRecord, Records
 from skysail_testing.store_servers import (
+    SERVERS,
     BreakingWire,
     StoreServer,
     embedded_command,
-    installed_command,
+    running_store,
 )
 
 OWNER = Owner(("lock",), "here", "a test", "now")
-SERVERS = {"embedded": embedded_command, "installed": installed_command}
 
 
 @pytest.fixture(params=SERVERS)
 async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[StoreServer]:
-    make = SERVERS[request.param]
-    if make(tmp_path, tmp_path / "s") is None:
-        pytest.skip("no redis-server and no valkey-server on the PATH")
-    server = StoreServer(make, tmp_path)
-    await server.start()
-    yield server
-    server.stop()
+    async with running_store(request.param, tmp_path) as server:
+        yield server
 
 
 @pytest.fixture

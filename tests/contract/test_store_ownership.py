@@ -15,9 +15,7 @@ from skysail_testing.controllable_servers import (
     ControllableServer,
     ControllableStoreServer,
 )
-from skysail_testing.store_servers import StoreServer, embedded_command, installed_command
-
-SERVERS = {"embedded": embedded_command, "installed": installed_command}
+from skysail_testing.store_servers import SERVERS, running_store
 
 
 @pytest.fixture(params=["memory", *SERVERS])
@@ -27,15 +25,10 @@ async def server(
     if request.param == "memory":
         yield ControllableMemoryServer()
         return
-    make = SERVERS[request.param]
-    if make(tmp_path, tmp_path / "s") is None:
-        pytest.skip("no redis-server and no valkey-server on the PATH")
-    process = StoreServer(make, tmp_path)
-    await process.start()
-    server = ControllableStoreServer(process)
-    yield server
-    await server.close()
-    process.stop()
+    async with running_store(request.param, tmp_path) as process:
+        server = ControllableStoreServer(process)
+        yield server
+        await server.close()
 
 
 def owner(name: str) -> Owner:

@@ -11,20 +11,13 @@ import redis.asyncio
 from skysail_common.errors import InvalidInput, StoreRefused, StoreUnavailable
 from skysail_common.store import Owner, RecordChange, Store, Table
 from skysail_common.store.store import ABSENT
-from skysail_testing.store_servers import StoreServer, embedded_command, installed_command
-
-SERVERS = {"embedded": embedded_command, "installed": installed_command}
+from skysail_testing.store_servers import SERVERS, StoreServer, running_store
 
 
 @pytest.fixture(params=SERVERS)
 async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[StoreServer]:
-    make = SERVERS[request.param]
-    if make(tmp_path, tmp_path / "s") is None:
-        pytest.skip("no redis-server and no valkey-server on the PATH")
-    server = StoreServer(make, tmp_path)
-    await server.start()
-    yield server
-    server.stop()
+    async with running_store(request.param, tmp_path) as server:
+        yield server
 
 
 @pytest.fixture

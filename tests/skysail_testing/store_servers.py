@@ -5,8 +5,10 @@ import contextlib
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+
+import pytest
 
 from skysail_common.store.embedded import server_command, server_url, wait_until_ready
 
@@ -78,6 +80,22 @@ class StoreServer:
         self._process.send_signal(number)
         self._process.wait(10)
         self._process = None
+
+
+SERVERS = {"embedded": embedded_command, "installed": installed_command}
+"""Commands of the servers that tests run, by name."""
+
+
+@contextlib.asynccontextmanager
+async def running_store(name: str, directory: Path) -> AsyncIterator[StoreServer]:
+    """Run one of `SERVERS` inside the block; skip the test if this machine lacks it."""
+    command = SERVERS[name]
+    if command(directory, directory / "s") is None:
+        pytest.skip("no redis-server and no valkey-server on the PATH")
+    server = StoreServer(command, directory)
+    await server.start()
+    yield server
+    server.stop()
 
 
 class BreakingWire:
