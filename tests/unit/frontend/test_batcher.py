@@ -10,29 +10,9 @@ from skysail_frontend.core.batching.batcher import LAST_ATTEMPT, BatchDecision, 
 from skysail_frontend.core.batching.policies import DispatchReason, ShedReason
 from skysail_frontend.core.query import DEFAULT_PRIORITY, Query
 from skysail_testing.examples import examples
+from unit.frontend.batcher_queries import NOW, line, query
 
-NOW = 100.0
 SIZES = (1, 2, 4, 8, 16, 32, 64)
-
-
-def line(rows: int) -> float:
-    return 0.010 + 0.0005 * rows
-
-
-def query(
-    within_s: float = 1.0,
-    rows: int = 1,
-    *,
-    arrival: float = NOW,
-    attempts: int = 0,
-    priority: int = DEFAULT_PRIORITY,
-    size: int = 0,
-) -> Query:
-    made = Query(
-        "", None, None, (bytes(size),), rows, (), arrival, arrival + within_s, lambda *_: None
-    )
-    made.attempts, made.priority = attempts, priority
-    return made
 
 
 def batcher_of(*queries: Query, **options: object) -> Batcher:

@@ -6,30 +6,9 @@ from skysail_common.clock import NEVER
 from skysail_common.serving_options import PolicyName, ServingOptions
 from skysail_frontend.core.batching.batcher import Batcher
 from skysail_frontend.core.batching.policies import ShedReason
-from skysail_frontend.core.query import DEFAULT_PRIORITY, Query
+from skysail_frontend.core.query import Query
 from skysail_testing.examples import examples
-
-NOW = 100.0
-
-
-def line(rows: int) -> float:
-    return 0.010 + 0.0005 * rows
-
-
-def query(
-    within_s: float = 1.0,
-    rows: int = 1,
-    *,
-    arrival: float = NOW,
-    attempts: int = 0,
-    priority: int = DEFAULT_PRIORITY,
-    size: int = 0,
-) -> Query:
-    made = Query(
-        "", None, None, (bytes(size),), rows, (), arrival, arrival + within_s, lambda *_: None
-    )
-    made.attempts, made.priority = attempts, priority
-    return made
+from unit.frontend.batcher_queries import NOW, line, query
 
 
 class BatcherAtWork(RuleBasedStateMachine):

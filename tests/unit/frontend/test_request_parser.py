@@ -3,6 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skysail_common.errors import InvalidInput
+from skysail_common.rpc.varints import varint
 from skysail_frontend.ingress.request_parser import (
     MAX_STRUCTURE_BYTES,
     MODEL_INFER,
@@ -85,14 +86,6 @@ def test_many_small_fields_are_refused(unit):
     assert caught.value.message == (
         "cannot parse ModelInferRequest: it has more than 256 KiB beside its data; send raw"
     )
-
-
-def varint(number: int) -> bytes:
-    parts = bytearray()
-    while number >= 0x80:
-        parts.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes([*parts, number])
 
 
 @pytest.mark.parametrize("field", [1, 2, 3, 4, 5])

@@ -11,6 +11,7 @@ import pytest
 from skysail_common.errors import SkysailError
 from skysail_common.rpc.contract import Metadata, UnaryHandler
 from skysail_common.rpc.statuses import handle
+from skysail_common.rpc.varints import varint
 from skysail_common.tensors import Content, DataType, Signature, TensorSpec
 from skysail_frontend.core.batch import QueryOutputs
 from skysail_frontend.ingress.grpc_inference import SERVICE as INFERENCE
@@ -44,14 +45,6 @@ MODELS = [
 MODELS.append(served("bytes:1", Signature((texts("x", Content.TEXT, -1),), OUTPUT)))
 
 Make = Callable[[int], bytes]
-
-
-def varint(number: int) -> bytes:
-    parts = bytearray()
-    while number >= 0x80:
-        parts.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes([*parts, number])
 
 
 def field(number: int, content: bytes) -> bytes:
