@@ -116,6 +116,8 @@ class _DeployStepEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DeployStep
     """A notice about an earlier deployment: a value that changed, or that stays although the caller
     may expect a change.
     """
+    DEPLOY_STEP_ROUTED: _DeployStep.ValueType  # 10
+    """The application of the request is registered and routed to the model."""
 
 class DeployStep(_DeployStep, metaclass=_DeployStepEnumTypeWrapper):
     """The kind of an event."""
@@ -142,6 +144,8 @@ DEPLOY_STEP_NOTICE: DeployStep.ValueType  # 9
 """A notice about an earlier deployment: a value that changed, or that stays although the caller
 may expect a change.
 """
+DEPLOY_STEP_ROUTED: DeployStep.ValueType  # 10
+"""The application of the request is registered and routed to the model."""
 Global___DeployStep: _TypeAlias = DeployStep  # noqa: Y015
 
 @_typing.final
@@ -1384,6 +1388,7 @@ class DeployRequest(_message.Message):
     START_TIMEOUT_FIELD_NUMBER: _builtins.int
     PROMOTE_FIELD_NUMBER: _builtins.int
     WARM_UP_FIELD_NUMBER: _builtins.int
+    APPLICATION_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model."""
     version: _builtins.str
@@ -1427,6 +1432,14 @@ class DeployRequest(_message.Message):
     def start_timeout(self) -> _duration_pb2.Duration:
         """Longest time from the start of a replica to its readiness; the server's default for a first deployment."""
 
+    @_builtins.property
+    def application(self) -> Global___Application:
+        """Application to register, without routes. The commit that completes the rollout registers it and
+        routes it to the model; a failed rollout registers nothing. Without an input type, it gets that of
+        the version. If it exists with that route, nothing changes; an application of that name with other
+        values is ALREADY_EXISTS before a replica starts.
+        """
+
     def __init__(
         self,
         *,
@@ -1441,10 +1454,11 @@ class DeployRequest(_message.Message):
         start_timeout: _duration_pb2.Duration | None = ...,
         promote: _builtins.bool | None = ...,
         warm_up: _builtins.bool | None = ...,
+        application: Global___Application | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_num_replicas", b"_num_replicas", "_promote", b"_promote", "_warm_up", b"_warm_up", "environment", b"environment", "num_replicas", b"num_replicas", "promote", b"promote", "resources", b"resources", "serving", b"serving", "start_timeout", b"start_timeout", "warm_up", b"warm_up"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_num_replicas", b"_num_replicas", "_promote", b"_promote", "_warm_up", b"_warm_up", "application", b"application", "environment", b"environment", "num_replicas", b"num_replicas", "promote", b"promote", "resources", b"resources", "serving", b"serving", "start_timeout", b"start_timeout", "warm_up", b"warm_up"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_replicas", b"_num_replicas", "_promote", b"_promote", "_warm_up", b"_warm_up", "artifact_sha256", b"artifact_sha256", "environment", b"environment", "labels", b"labels", "model", b"model", "num_replicas", b"num_replicas", "promote", b"promote", "resources", b"resources", "serving", b"serving", "start_timeout", b"start_timeout", "version", b"version", "warm_up", b"warm_up"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_replicas", b"_num_replicas", "_promote", b"_promote", "_warm_up", b"_warm_up", "application", b"application", "artifact_sha256", b"artifact_sha256", "environment", b"environment", "labels", b"labels", "model", b"model", "num_replicas", b"num_replicas", "promote", b"promote", "resources", b"resources", "serving", b"serving", "start_timeout", b"start_timeout", "version", b"version", "warm_up", b"warm_up"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__num_replicas: _TypeAlias = _typing.Literal["num_replicas"]  # noqa: Y015
     _WhichOneofArgType__num_replicas: _TypeAlias = _typing.Literal["_num_replicas", b"_num_replicas"]  # noqa: Y015

@@ -25,6 +25,7 @@ class DeployStep(enum.IntEnum):
     DONE = 7
     FAILED = 8
     NOTICE = 9
+    ROUTED = 10
 
     @property
     def is_last(self) -> bool:

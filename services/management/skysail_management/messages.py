@@ -7,9 +7,11 @@ from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from skysail_common.errors import InvalidInput
 from skysail_common.identifiers import ReplicaId
 from skysail_common.rpc.messages import (
     duration,
+    input_type_from_proto,
     latencies_to_proto,
     seconds,
     serving_changes,
@@ -22,6 +24,7 @@ from skysail_common.rpc.resource_messages import (
 )
 from skysail_common.states import ReplicaState
 from skysail_common.tensors import InputType
+from skysail_management.catalog.applications import ApplicationSpec
 from skysail_management.catalog.deployment_specs import DeploymentSpec
 from skysail_management.containers.base import Container
 from skysail_management.events import DeployEvent
@@ -197,6 +200,28 @@ def deployment_spec_from_proto(
         start_timeout_s=seconds("start_timeout", request.start_timeout) if has_timeout else None,
         promote=given("promote"),
         warm_up=given("warm_up"),
+        application=application_spec_from_proto(request.application)
+        if request.HasField("application")
+        else None,
+    )
+
+
+def application_spec_from_proto(message: management_pb2.Application) -> ApplicationSpec:
+    """Return the application that a caller requests.
+
+    Raises:
+        InvalidInput: it has routes, or a value is out of range.
+    """
+    if message.routes:
+        raise InvalidInput(
+            "cannot register an application with routes; register it without, then set them"
+        )
+    return ApplicationSpec(
+        message.name,
+        seconds("slo", message.slo),
+        message.default_output_json if message.HasField("default_output_json") else None,
+        message.bypasses_cache,
+        input_type_from_proto(message.input_type) if message.input_type else None,
     )
 
 

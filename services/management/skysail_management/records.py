@@ -95,6 +95,8 @@ class DeploymentRecord(Record):
     promote_when_ready: bool = False
     removes_version_on_failure: bool = False
     """True if the rollout registered the version, so that its failure removes the version."""
+    application: ApplicationRecord | None = None
+    """Application that the commit which completes the rollout registers; None if none is due."""
 
     @model_validator(mode="before")
     @classmethod

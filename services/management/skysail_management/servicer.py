@@ -78,17 +78,13 @@ class ManagementServicer(management_pb2_grpc.ManagementServiceServicer):
     async def RegisterApplication(
         self, request: pb.RegisterApplicationRequest, context: Context
     ) -> pb.RegisterApplicationResponse:
-        wanted = request.application
-        if wanted.routes:
-            raise InvalidInput(
-                "cannot register an application with routes; register it without, then set them"
-            )
+        spec = messages.application_spec_from_proto(request.application)
         record = await self._applications.register(
-            wanted.name,
-            input_type_from_proto(wanted.input_type),
-            seconds("slo", wanted.slo),
-            wanted.default_output_json if wanted.HasField("default_output_json") else None,
-            bypasses_cache=wanted.bypasses_cache,
+            spec.name,
+            input_type_from_proto(request.application.input_type),
+            spec.slo_s,
+            spec.default_output_json,
+            bypasses_cache=spec.bypasses_cache,
         )
         return pb.RegisterApplicationResponse(application=messages.application_to_proto(record))
 

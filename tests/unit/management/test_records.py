@@ -104,6 +104,7 @@ def test_the_store_has_each_resource_as_a_field_of_the_deployment():
         "is_rolled_out": False,
         "promote_when_ready": False,
         "removes_version_on_failure": False,
+        "application": None,
     }
     assert DeploymentRecord.model_validate_json(json.dumps(stored)) == DEPLOYMENT
 

@@ -26,6 +26,7 @@ from skysail_common.identifiers import ModelVersion
 from skysail_common.states import ReplicaState
 from skysail_common.store import Table
 from skysail_common.tensors import InputType
+from skysail_management.catalog.applications import ApplicationSpec
 from skysail_management.events import DeployStep
 from skysail_management.records import AutoscalingRecord, PendingChange, RouteRecord
 from skysail_testing.examples import examples
@@ -34,6 +35,7 @@ from skysail_testing.virtual_time import VirtualTimeLoop, pass_time, settle
 
 versions = st.sampled_from(["1", "2"])
 numbers = st.integers(0, 3)
+ENDPOINT = ApplicationSpec("endpoint", 0.5)
 
 
 class OperatorsAndReplicas(RuleBasedStateMachine):
@@ -95,6 +97,9 @@ class OperatorsAndReplicas(RuleBasedStateMachine):
         await self.commit(changes, is_forced=is_forced, why=why)
         written = {(change.table, change.name): change.record for change in changes}
         after = written.get((Table.MODELS, "m"), before)
+        has_current = after is not None and bool(after.current_version)
+        if written.get((Table.APPLICATIONS, ENDPOINT.name)) is not None and not has_current:
+            self.broken.append("an endpoint was registered for a model without current version")
         if after is not None and after.current_version not in ("", current, *ready):
             self.broken.append(f"{after.current_version} became current with no ready replica")
         if after is not None and after.current_version not in ("", current):
@@ -143,10 +148,13 @@ class OperatorsAndReplicas(RuleBasedStateMachine):
         num_replicas=st.sampled_from([None, 2, 2, 3]),
         promote=st.sampled_from([None, True, False]),
         is_registered=st.sampled_from([False, False, True]),
+        application=st.sampled_from([None, None, ENDPOINT]),
     )
-    def deploy(self, version, num_replicas, promote, is_registered):
+    def deploy(self, version, num_replicas, promote, is_registered, application=None):
         sha256 = "" if is_registered else self.upload(version)
-        self.deploy_in_background(version, sha256, num_replicas=num_replicas, promote=promote)
+        self.deploy_in_background(
+            version, sha256, num_replicas=num_replicas, promote=promote, application=application
+        )
 
     def upload(self, version: str) -> str:
         return self.run(self.parts.upload(make_artifact(version)))
@@ -179,7 +187,7 @@ class OperatorsAndReplicas(RuleBasedStateMachine):
     @rule(
         version=versions,
         operation=st.sampled_from(
-            ["rollback", "undeploy", "force", "register", "unregister", "route", "unlink"]
+            ["rollback", "undeploy", "force", "register", "unregister", "route", "unlink", "remove"]
         ),
         number=st.integers(0, 3),
     )
@@ -194,6 +202,7 @@ class OperatorsAndReplicas(RuleBasedStateMachine):
             "unregister": lambda: parts.models.unregister_version(named),
             "route": lambda: parts.applications.set_routes("app", routes),
             "unlink": lambda: parts.applications.set_routes("app", []),
+            "remove": lambda: parts.applications.unregister(ENDPOINT.name),
         }
         self.operate(work[operation]())
 
@@ -299,6 +308,7 @@ class OperatorsAndReplicas(RuleBasedStateMachine):
         for deployment in self.parts.records.deployments.all():
             assert self.num_ready(deployment.version) == deployment.num_replicas, deployment
             assert deployment.is_rolled_out
+            assert deployment.application is None
         for task in self.tasks:
             assert task.done()
             task.result()

@@ -12,6 +12,7 @@ from skysail_common.errors import FailedPrecondition, InvalidInput
 from skysail_common.resources import ResourceChanges, Resources
 from skysail_common.rpc.transports import VARIABLE
 from skysail_common.serving_options import ServingOptions
+from skysail_management.catalog.applications import ApplicationSpec
 from skysail_management.records import DeploymentRecord, VersionRecord
 
 MAX_REPLICAS = 1000
@@ -31,6 +32,8 @@ class DeploymentSpec:
     start_timeout_s: float | None = None
     promote: bool | None = None
     warm_up: bool | None = None
+    application: ApplicationSpec | None = None
+    """Application to register and route to the model when the version is ready."""
 
     def check(self) -> None:
         """Check that a deployment can have these values.
@@ -41,6 +44,11 @@ class DeploymentSpec:
         if self.num_replicas is not None and not 1 <= self.num_replicas <= MAX_REPLICAS:
             raise InvalidInput(f"num_replicas must be from 1 to {MAX_REPLICAS} to deploy")
         self.resources.check()
+        if self.application is not None and self.promote is False:
+            raise InvalidInput(
+                f"cannot route application {self.application.name!r} to the model without a "
+                "promotion: its queries go to the current version; leave out promote=False"
+            )
         for name, value in (self.environment or {}).items():
             is_possible = name and "=" not in name and "\0" not in name + value
             # The transport variable is the only setting of Skysail that a replica may override.
@@ -87,6 +95,7 @@ def first_deployment(
             "is_rolled_out": False,
             "promote_when_ready": promotes,
             "removes_version_on_failure": is_new_version,
+            "application": None,
         }
     )
 

@@ -2,6 +2,7 @@
 
 * Every route leads to a registered model, and to a registered version if it names one.
 * The input type of an application fits the versions that it is routed to.
+* An application that a rollout is about to register is absent, or fits it.
 * A version becomes current only if it is deployed with a ready replica at the commit.
 * A model that has a current version keeps one as long as it is registered.
 * A version is registered as long as it is deployed, current or routed to.
@@ -9,6 +10,7 @@
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import TypeVar
 
 from skysail_common.errors import (
@@ -20,6 +22,7 @@ from skysail_common.errors import (
 from skysail_common.identifiers import ModelVersion
 from skysail_common.store import Table
 from skysail_common.tensors import InputType
+from skysail_management.catalog.applications import check_pending
 from skysail_management.records import (
     ApplicationRecord,
     DeploymentRecord,
@@ -67,6 +70,9 @@ class Rules:
     def _check_application(self, after: "_After", name: str) -> None:
         application = after.application(name)
         before = self._records.applications.get(name)
+        if application is not None:
+            for version, pending in after.pending_applications(name):
+                check_pending(application, pending, version)
         if application is None or (before is not None and before.routes == application.routes):
             return
         for route in application.routes:
@@ -100,7 +106,8 @@ class Rules:
         before = self._records.versions.get(name)
         if version is not None:
             if before is None:
-                for application in after.applications():
+                expected = (application for _, application in after.pending_applications())
+                for application in chain(after.applications(), expected):
                     for route in application.routes:
                         if route.model == version.model and not route.version:
                             check_input_type(application, version.model_version, version.input_type)
@@ -125,6 +132,7 @@ class Rules:
         if deployment is not None:
             if after.version(name) is None:
                 raise ModelNotFound(f"model {name!r} is deployed but not registered")
+            self._check_rollout(after, deployment)
             return
         version = after.version(name)
         if version is None or is_forced:
@@ -135,6 +143,17 @@ class Rules:
         if use or is_current:
             use = use or _current(version.model_version)
             raise ModelInUse(f"{use}, or use force (--force, or force=True in Python)")
+
+    def _check_rollout(self, after: "_After", deployment: DeploymentRecord) -> None:
+        """Check the application that the end of a rollout registers, before anything starts."""
+        before = self._records.deployments.get(str(deployment.model_version))
+        application = deployment.application
+        if application is None or (before is not None and before.application == application):
+            return
+        for version, pending in after.pending_applications(application.name):
+            check_pending(application, pending, version)
+        for record in after.versions(deployment.model):
+            check_input_type(application, record.model_version, record.input_type)
 
 
 class _After:
@@ -158,6 +177,15 @@ class _After:
 
     def applications(self) -> Iterator[ApplicationRecord]:
         return self._all(self._records.applications)
+
+    def pending_applications(
+        self, name: str = ""
+    ) -> Iterator[tuple[ModelVersion, ApplicationRecord]]:
+        """Yield what rollouts are about to register, under one name or all."""
+        for deployment in self._all(self._records.deployments):
+            application = deployment.application
+            if application is not None and name in ("", application.name):
+                yield deployment.model_version, application
 
     def versions(self, model: str) -> Iterator[VersionRecord]:
         return (each for each in self._all(self._records.versions) if each.model == model)

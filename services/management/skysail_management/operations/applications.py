@@ -1,22 +1,17 @@
 """Applications and their routes."""
 
-import json
 import math
 from collections.abc import Sequence
 
-import orjson
-
-from skysail_common.errors import (
-    AlreadyExists,
-    ApplicationNotFound,
-    InvalidInput,
-)
-from skysail_common.identifiers import check_application_name
+from skysail_common.errors import ApplicationNotFound, InvalidInput
 from skysail_common.tensors import InputType
+from skysail_management.catalog.applications import (
+    ApplicationSpec,
+    check_default_output,
+    check_same_values,
+)
 from skysail_management.reconciler.reconciler import Reconciler
 from skysail_management.records import ApplicationRecord, Records, RouteRecord
-
-_MAX_DEFAULT_OUTPUT_BYTES = 65_536
 
 
 class Applications:
@@ -56,23 +51,13 @@ class Applications:
             InvalidInput: an illegal name, or a default output that is not JSON.
             AlreadyExists: an application of this name has other values.
         """
-        check_application_name(name)
-        record = ApplicationRecord(
-            name=name,
-            input_type=input_type,
-            slo_s=slo_s,
-            default_output_json=_check_default(default_output_json),
-            bypasses_cache=bypasses_cache,
-        )
+        spec = ApplicationSpec(name, slo_s, default_output_json, bypasses_cache)
+        record = spec.to_record(input_type)
         async with self._records.lock:
             existing = self._records.applications.get(name)
             if existing is not None:
-                if existing.model_copy(update={"routes": ()}) == record:
-                    return existing
-                raise AlreadyExists(
-                    f"application {name!r} is registered with other values; change it with "
-                    f"'skysail apps update {name}' or client.update_application"
-                )
+                check_same_values(existing, record)
+                return existing
             await self._records.commit([self._records.applications.put(name, record)])
         await self._reconciler.publish_routing()
         return record
@@ -100,7 +85,7 @@ class Applications:
             if slo_s is not None:
                 changes["slo_s"] = slo_s
             if default_output_json is not None or removes_default_output:
-                changes["default_output_json"] = _check_default(default_output_json)
+                changes["default_output_json"] = check_default_output(default_output_json)
             if bypasses_cache is not None:
                 changes["bypasses_cache"] = bypasses_cache
             record = record.model_copy(update=changes)
@@ -142,17 +127,3 @@ class Applications:
             await self._records.commit([self._records.applications.put(name, application)])
         await self._reconciler.publish_routing()
         return application
-
-
-def _check_default(default_output_json: str | None) -> str | None:
-    if default_output_json is None:
-        return None
-    if len(default_output_json.encode()) > _MAX_DEFAULT_OUTPUT_BYTES:
-        raise InvalidInput("the default output is larger than 64 KiB")
-    try:
-        value = orjson.loads(default_output_json)
-        # Frontends write the value with orjson, which accepts less nesting than it reads.
-        orjson.dumps(value)
-    except (orjson.JSONDecodeError, orjson.JSONEncodeError) as error:
-        raise InvalidInput(f"the default output is not JSON: {error}") from error
-    return json.dumps(value)

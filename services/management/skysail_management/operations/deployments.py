@@ -8,6 +8,7 @@ from typing import Any
 from skysail_common.errors import FailedPrecondition, InvalidInput, ReplicaNotFound
 from skysail_common.identifiers import ModelVersion, check_name
 from skysail_common.serving_options import ServingOptions
+from skysail_management.catalog.applications import with_application
 from skysail_management.catalog.deployment_specs import (
     MAX_REPLICAS,
     DeploymentSpec,
@@ -79,6 +80,7 @@ class Deployments:
             Unsupported: the container manager cannot provide the resources.
             FailedPrecondition: it is deployed with other resources or another environment.
             InputTypeMismatch: an application with a route to the model has another input type.
+            AlreadyExists: the application of the request exists with other values.
             SkysailError: as for `Models.registration`.
         """
         with self._models.pin_artifact(spec.artifact_sha256):
@@ -139,6 +141,8 @@ class Deployments:
             self._manager.check_resources(deployment.resources)
         else:
             deployment, notices = update_deployment(existing, spec, is_current=is_current)
+        if spec.application is not None:
+            deployment = with_application(self._records, record, deployment, spec.application)
         if spec.promote is None and spec.artifact_sha256 and record.was_current and not is_current:
             notices.append(
                 f"{version} was current before and is not promoted again automatically; "
@@ -240,12 +244,14 @@ class Deployments:
                 raise FailedPrecondition(
                     f"cannot scale model {str(found)!r} to 0 during its rollout; undeploy it instead"
                 )
-            is_cancelled = num_replicas == 0 and deployment.promote_when_ready
+            is_open = deployment.promote_when_ready or deployment.application is not None
+            is_cancelled = num_replicas == 0 and is_open
             await self._change(
                 deployment,
                 num_replicas=num_replicas,
                 autoscaling=None,
                 promote_when_ready=deployment.promote_when_ready and not is_cancelled,
+                application=None if is_cancelled else deployment.application,
             )
         if is_cancelled:
             self._publish_end(

@@ -24,8 +24,8 @@ MAX_ATTEMPTS = 3
 class Rollout:
     """The rollout of one model version.
 
-    The records hold the remaining steps (`promote_when_ready`, `removes_version_on_failure`), so
-    that another management process can finish the rollout. Operators may change the records at any
+    The records hold the remaining steps (`promote_when_ready`, `application`,
+    `removes_version_on_failure`), so that another management process can finish the rollout. Operators may change the records at any
     time. Each decision therefore reads the records and the replicas under the lock of the records.
     """
 
@@ -88,14 +88,14 @@ class Rollout:
         if self._verdict is not None:
             await self.fail(deployment, *self._verdict)
         elif self._is_ready(deployment):
-            is_open = not deployment.is_rolled_out or deployment.promote_when_ready
+            is_open = not deployment.is_rolled_out or _puts_into_service(deployment)
             done = await self._complete(deployment) if is_open else deployment
             if done is not None:
                 self._publish_done(done)
 
     def _is_ready(self, deployment: DeploymentRecord) -> bool:
         # A version scaled to 0 has all desired replicas, but cannot be promoted.
-        fewest = 1 if deployment.promote_when_ready else 0
+        fewest = 1 if _puts_into_service(deployment) else 0
         return self._num_ready() >= max(fewest, deployment.num_replicas)
 
     def _reread(self, seen: DeploymentRecord) -> DeploymentRecord | None:
@@ -118,12 +118,17 @@ class Rollout:
         await self._publish_routing()
         if fresh.promote_when_ready:
             self._publish(DeployStep.PROMOTED, f"{self._version} is the current version")
+        if fresh.application is not None:
+            text = f"application {fresh.application.name!r} is routed to {self._version.model_name}"
+            self._publish(DeployStep.ROUTED, text)
         return fresh
 
     async def _commit_completion(self, deployment: DeploymentRecord) -> None:
         changes: list[PendingChange] = [self._completion_change(deployment)]
         if deployment.promote_when_ready:
             changes += promotion_changes(self._records, self._version)
+        if application := deployment.application:
+            changes.append(self._records.applications.put(application.name, application))
         await self._records.commit(changes)
 
     def _completion_change(self, deployment: DeploymentRecord) -> PendingChange:
@@ -132,6 +137,7 @@ class Rollout:
                 "is_rolled_out": True,
                 "promote_when_ready": False,
                 "removes_version_on_failure": False,
+                "application": None,
             }
         )
         return self._records.deployments.put(str(self._version), finished)
@@ -184,6 +190,11 @@ class Rollout:
 
     def _publish(self, step: DeployStep, message: str, log_tail: str = "") -> None:
         self._events.publish(self._version, DeployEvent(step, message, log_tail=log_tail))
+
+
+def _puts_into_service(deployment: DeploymentRecord) -> bool:
+    """Return whether the end of the rollout directs queries to the version."""
+    return deployment.promote_when_ready or deployment.application is not None
 
 
 def failure_text(container: Container, memory_mib: int) -> str:
