@@ -13,6 +13,7 @@ from skysail.artifact.build import build_artifact
 from skysail.artifact.requirements import read_requirements
 from skysail.async_client import AsyncClient
 from skysail.bridge import Bridge
+from skysail.calls.application_requests import DEFAULT_SLO_MS
 from skysail.calls.deployment_requests import deploy_request
 from skysail.calls.promotion_warning import warn_if_not_current
 from skysail.descriptions import Application, ClusterStatus, LogLine, Model, Route, Version
@@ -142,6 +143,9 @@ class Client:
         max_batch_size: int | None = None,
         start_timeout_s: float | None = None,
         warm_up: bool | None = None,
+        application: str | None = None,
+        slo_ms: float | None = None,
+        default_output: Any = NOT_GIVEN,
         on_event: OnEvent | None = None,
         progress: bool | None = None,
     ) -> Version:
@@ -169,6 +173,9 @@ class Client:
             max_batch_size=max_batch_size,
             start_timeout_s=start_timeout_s,
             warm_up=warm_up,
+            application=application,
+            slo_ms=slo_ms,
+            default_output=default_output,
         )
         with show_events(name, version, on_event, progress) as see:
             found = self._run(self._async.deploy_artifact(artifact, request, see))
@@ -220,7 +227,7 @@ class Client:
         name: str,
         input_type: str = "tensors",
         default_output: Any = NOT_GIVEN,
-        slo_ms: float = 100.0,
+        slo_ms: float = DEFAULT_SLO_MS,
     ) -> Application:
         """Register an application; see `AsyncClient.register_application`."""
         return self._run(self._async.register_application(name, input_type, default_output, slo_ms))

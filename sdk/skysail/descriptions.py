@@ -291,7 +291,7 @@ class DeployEvent:
 
     step: str
     """`UPLOADING`, `REGISTERED`, `NOTICE`, `PREPARING`, `STARTING`, `READY`, `RETRYING`, `PROMOTED`,
-    `DONE` or `FAILED`."""
+    `ROUTED`, `DONE` or `FAILED`."""
     message: str
     replica_id: str
     log_tail: str

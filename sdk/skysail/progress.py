@@ -26,6 +26,7 @@ _MARKS = {
     "READY": "[green]✓[/]",
     "RETRYING": "[yellow]![/]",
     "PROMOTED": "[green]✓[/]",
+    "ROUTED": "[green]✓[/]",
     "DONE": "[green]✓[/]",
     "FAILED": "[red]✗[/]",
 }

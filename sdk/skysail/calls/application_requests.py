@@ -13,18 +13,29 @@ from skysail_common.rpc.messages import duration
 from skysail_common.tensors import InputType
 from skysail_protos.v1 import management_pb2, routing_pb2, tensors_pb2
 
+DEFAULT_SLO_MS = 100.0
+
+
+def application_message(
+    name: str, default_output: Any, slo_ms: float
+) -> management_pb2.Application:
+    """Return an application without input type, which is then that of its model.
+
+    Raises:
+        InvalidInput: the default output has no form in JSON.
+    """
+    application = management_pb2.Application(name=name, slo=duration(slo_ms / 1000))
+    if default_output is not NOT_GIVEN:
+        application.default_output_json = _default_json(default_output)
+    return application
+
 
 def register_request(
     name: str, input_type: str, default_output: Any, slo_ms: float
 ) -> management_pb2.RegisterApplicationRequest:
     """Return the request that `AsyncClient.register_application` describes."""
-    application = management_pb2.Application(
-        name=name,
-        input_type=tensors_pb2.InputType.ValueType(InputType.named(input_type)),
-        slo=duration(slo_ms / 1000),
-    )
-    if default_output is not NOT_GIVEN:
-        application.default_output_json = _default_json(default_output)
+    application = application_message(name, default_output, slo_ms)
+    application.input_type = tensors_pb2.InputType.ValueType(InputType.named(input_type))
     return management_pb2.RegisterApplicationRequest(application=application)
 
 

@@ -4,7 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from skysail.arguments import checked
-from skysail.calls.application_requests import register_request, routes_request, update_request
+from skysail.calls.application_requests import (
+    DEFAULT_SLO_MS,
+    register_request,
+    routes_request,
+    update_request,
+)
 from skysail.calls.management_channel import ManagementChannel
 from skysail.descriptions import Application, Route
 from skysail.sentinels import NOT_GIVEN
@@ -20,7 +25,7 @@ class ApplicationCalls(ManagementChannel):
         name: str,
         input_type: str = "tensors",
         default_output: Any = NOT_GIVEN,
-        slo_ms: float = 100.0,
+        slo_ms: float = DEFAULT_SLO_MS,
     ) -> Application:
         """Register an application; a repeated call with the same values is idempotent.
 

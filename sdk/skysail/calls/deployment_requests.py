@@ -6,8 +6,10 @@ from typing import Any, cast
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from skysail.artifact.build import Artifact
+from skysail.calls.application_requests import DEFAULT_SLO_MS, application_message
 from skysail.sentinels import NOT_GIVEN
 from skysail_common.artifacts import CHUNK_BYTES
+from skysail_common.errors import InvalidInput
 from skysail_common.resources import ResourceChanges
 from skysail_common.rpc.messages import duration, serving_paths, serving_to_proto
 from skysail_common.rpc.resource_messages import resources_to_proto
@@ -30,8 +32,22 @@ def deploy_request(
     max_batch_size: int | None,
     start_timeout_s: float | None,
     warm_up: bool | None,
+    application: str | None = None,
+    slo_ms: float | None = None,
+    default_output: Any = NOT_GIVEN,
 ) -> management_pb2.DeployRequest:
-    """Return the request that `AsyncClient.deploy` describes, without its artifact."""
+    """Return the request that `AsyncClient.deploy` describes, without its artifact.
+
+    Raises:
+        InvalidInput: a value of an application is given without its name.
+    """
+    endpoint = None
+    if application is not None:
+        endpoint = application_message(application, default_output, slo_ms or DEFAULT_SLO_MS)
+    elif slo_ms is not None or default_output is not NOT_GIVEN:
+        raise InvalidInput(
+            "cannot use slo_ms or default_output without an application; give application too"
+        )
     return management_pb2.DeployRequest(
         model=name,
         version="" if version is None else str(version),
@@ -47,6 +63,7 @@ def deploy_request(
         start_timeout=None if start_timeout_s is None else duration(start_timeout_s),
         promote=promote,
         warm_up=warm_up,
+        application=endpoint,
     )
 
 

@@ -1,4 +1,4 @@
-"""Calls about deployments: deploy, start, scale, undeploy."""
+"""Calls that start deployments: deploy and start."""
 
 import asyncio
 import re
@@ -10,30 +10,27 @@ from skysail.arguments import checked
 from skysail.artifact.build import Artifact, build_artifact
 from skysail.artifact.requirements import read_requirements
 from skysail.calls.deployment_requests import (
-    autoscaling_request,
     deploy_request,
-    scale_request,
     upload_requests,
 )
-from skysail.calls.models import ModelCalls
 from skysail.calls.promotion_warning import warn_if_not_current
 from skysail.calls.retries import LostConnection, RetryPolicy
+from skysail.calls.scaling import ScalingCalls
 from skysail.descriptions import DeployEvent, Version
 from skysail.progress import UPLOADING, OnEvent, show_events, show_local_run
-from skysail_common.clock import MONOTONIC
-from skysail_common.errors import ArtifactNotFound, DeadlineExceeded, DeployFailed, Unavailable
+from skysail.sentinels import NOT_GIVEN
+from skysail_common.errors import ArtifactNotFound, DeployFailed, Unavailable
 from skysail_common.model_functions import Function
 from skysail_common.resources import ResourceChanges
 from skysail_protos.v1 import management_pb2
 
 _DEPLOY_TIMEOUT_S = 3600.0
 _UPLOAD_TIMEOUT_S = 3600.0
-_SCALE_CHECK_S = 0.1
 _OF_REPLICA = re.compile(r"^\S+:\S+/\d+ failed: ")
 
 
 @checked
-class DeploymentCalls(ModelCalls):
+class DeploymentCalls(ScalingCalls):
     """Calls about deployments."""
 
     async def deploy(
@@ -59,6 +56,9 @@ class DeploymentCalls(ModelCalls):
         max_batch_size: int | None = None,
         start_timeout_s: float | None = None,
         warm_up: bool | None = None,
+        application: str | None = None,
+        slo_ms: float | None = None,
+        default_output: Any = NOT_GIVEN,
         on_event: OnEvent | None = None,
         progress: bool | None = None,
     ) -> Version:
@@ -109,6 +109,12 @@ class DeploymentCalls(ModelCalls):
             start_timeout_s: Longest time from start to ready, in seconds; default as above.
             warm_up: False to skip the call on the example before the first query, for a function
                 that is costly or has side effects; default as above.
+            application: Name of an application to register, with a route to the model. It appears
+                at once with its route when the version is ready; a failed deployment registers none.
+                Its input type is that of the model. An application that exists with the same values
+                is routed to the model, unless it has other routes.
+            slo_ms: Promised latency of that application in milliseconds; 100 if None.
+            default_output: Answer of that application if no prediction is in time, as a JSON value.
             on_event: Called with each event of the deployment.
             progress: True to show events on standard error, False to show none. If None, a
                 terminal and a notebook show them, unless `on_event` is given.
@@ -123,7 +129,8 @@ class DeploymentCalls(ModelCalls):
             InvalidInput: the function cannot be pickled, or an argument is out of range.
             Unsupported: the container manager of the cluster does not support the resources.
             ModelFailed: the function fails on the example.
-            AlreadyExists: the version is registered with other content.
+            AlreadyExists: the version is registered with other content, or the application with
+                other values or routes.
             FailedPrecondition: the version is deployed with other resources or environment.
             DeployFailed: no replica became ready. The message has the end of a replica's log; a
                 first deployment leaves nothing behind.
@@ -153,6 +160,9 @@ class DeploymentCalls(ModelCalls):
             max_batch_size=max_batch_size,
             start_timeout_s=start_timeout_s,
             warm_up=warm_up,
+            application=application,
+            slo_ms=slo_ms,
+            default_output=default_output,
         )
         with show_events(name, version, on_event, progress) as see:
             found = await self.deploy_artifact(artifact, request, see)
@@ -295,99 +305,3 @@ class DeploymentCalls(ModelCalls):
         raise LostConnection(
             Unavailable(f"management at {self.endpoint} ended the stream of events")
         )
-
-    async def scale(
-        self,
-        model: str,
-        num_replicas: int,
-        *,
-        version: str | int | None = None,
-        wait: bool = True,
-        timeout_s: float = 120.0,
-    ) -> Version:
-        """Set the number of replicas of a deployed version, and end its autoscaling.
-
-        Args:
-            model: Name of the model.
-            num_replicas: Number of replicas; 0 is allowed.
-            version: Version; the current one if None.
-            wait: True to return once exactly that many replicas are left and ready.
-            timeout_s: Longest wait, in seconds.
-
-        Raises:
-            InvalidInput: the number of replicas is out of range.
-            ModelNotFound: the version is not registered.
-            FailedPrecondition: the version is not deployed.
-            DeadlineExceeded: not all replicas were ready in time; the cluster keeps starting them.
-        """
-        request = scale_request(model, version, num_replicas)
-        retries = RetryPolicy()
-        response = await self._call(
-            lambda stub: stub.Scale(request, timeout=self._timeout_s), retries=retries
-        )
-        end = MONOTONIC() + timeout_s
-        while True:
-            found = await self._describe(model, response.version, retries)
-            if not wait or found.num_ready == len(found.replicas) == num_replicas:
-                return found
-            if MONOTONIC() > end:
-                reasons = [
-                    f"; {each.replica_id} {each.state}: {each.reason}"
-                    for each in found.replicas
-                    if each.reason and each.state != "READY"
-                ]
-                raise DeadlineExceeded(
-                    f"{found.num_ready} of {num_replicas} replicas of '{model}:{found.version}' "
-                    f"are ready after {timeout_s:g} s{''.join(reasons[:1])}"
-                )
-            await asyncio.sleep(_SCALE_CHECK_S)
-
-    async def autoscale(
-        self,
-        model: str,
-        *,
-        min_replicas: int = 1,
-        max_replicas: int,
-        version: str | int | None = None,
-    ) -> Version:
-        """Scale a deployed version by its load, until `scale` sets a number again.
-
-        Args:
-            model: Name of the model.
-            min_replicas: Fewest replicas, at least 1.
-            max_replicas: Most replicas.
-            version: Version; the current one if None.
-
-        Raises:
-            InvalidInput: a number of replicas is out of range.
-            ModelNotFound: the version is not registered.
-            FailedPrecondition: the version is not deployed.
-        """
-        request = autoscaling_request(model, version, min_replicas, max_replicas)
-        response = await self._call(
-            lambda stub: stub.SetAutoscaling(request, timeout=self._timeout_s)
-        )
-        return await self.describe_version(model, response.version)
-
-    async def undeploy(
-        self, model: str, version: str | int | None = None, *, force: bool = False
-    ) -> str:
-        """Stop the replicas of a version, which stays registered, and return its name.
-
-        Args:
-            model: Name of the model.
-            version: Version; the current one if None.
-            force: True to stop a version that is current, or that an application is routed to.
-
-        Raises:
-            ModelNotFound: the version is not registered.
-            FailedPrecondition: the version is not deployed.
-            ModelInUse: the version is current, or an application is routed to it.
-        """
-        request = management_pb2.UndeployRequest(
-            model=model, version="" if version is None else str(version), force=force
-        )
-        response = await self._call(
-            lambda stub: stub.Undeploy(request, timeout=self._timeout_s), is_repeatable=False
-        )
-        return response.version

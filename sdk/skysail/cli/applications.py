@@ -5,10 +5,9 @@ import json
 import click
 from rich.markup import escape
 
-from skysail.cli.options import endpoint_option, open_client
+from skysail.cli.options import endpoint_option, open_client, parse_default_output
 from skysail.cli.output import output_option, print_json, print_table
 from skysail.descriptions import Route
-from skysail.sentinels import NOT_GIVEN
 from skysail_common.errors import InvalidInput
 from skysail_common.tensors import InputType
 
@@ -77,19 +76,8 @@ def register(
       skysail apps register digits-app --input-type doubles --slo-ms 50 --default-output -1
     """
     with open_client(endpoint) as client:
-        if default_output is None:
-            client.register_application(name, input_type, slo_ms=slo_ms)
-        else:
-            client.register_application(name, input_type, _json(default_output), slo_ms)
+        client.register_application(name, input_type, parse_default_output(default_output), slo_ms)
     click.echo(f"application {name} is registered")
-
-
-def _json(text: str) -> object:
-    try:
-        value: object = json.loads(text)
-    except ValueError as error:
-        raise InvalidInput(f"cannot use the default output: it is not JSON: {error}") from error
-    return value
 
 
 @apps.command()
@@ -122,12 +110,11 @@ def update(
       skysail apps update digits-app --slo-ms 20
       skysail apps update digits-app --no-default-output
     """
-    output = NOT_GIVEN if default_output is None else _json(default_output)
     with open_client(endpoint) as client:
         client.update_application(
             name,
             slo_ms=slo_ms,
-            default_output=output,
+            default_output=parse_default_output(default_output),
             removes_default=removes_default,
             uses_cache=uses_cache,
         )

@@ -11,7 +11,7 @@ import click
 from skysail.calls.promotion_warning import SkysailWarning
 from skysail.cli.confirmation import confirm
 from skysail.cli.object_references import load_object
-from skysail.cli.options import endpoint_option, open_client
+from skysail.cli.options import endpoint_option, open_client, parse_default_output
 from skysail.cli.output import output_option, plain, print_json
 from skysail.cli.version_targets import Target, target_argument
 from skysail.descriptions import Version
@@ -93,6 +93,17 @@ class _NumberCommand(click.Command):
     default=None,
     help="Make the version current once it is ready. [default: if it is new]",
 )
+@click.option("--app", help="Application to register and route to the model when it is ready.")
+@click.option(
+    "--slo-ms",
+    type=click.FloatRange(0, min_open=True),
+    help="Promised latency of the application in milliseconds.  [default: 100]",
+)
+@click.option(
+    "--default-output",
+    metavar="JSON",
+    help="Answer of the application if no prediction is in time.",
+)
 @_replica_options
 @endpoint_option
 @output_option
@@ -108,6 +119,9 @@ def deploy(
     pkgs: tuple[str, ...],
     requirements: str | None,
     promote: bool | None,
+    app: str | None,
+    slo_ms: float | None,
+    default_output: str | None,
     max_batch_size: int | None,
     memory_mib: int | None,
     cpus: float | None,
@@ -125,6 +139,7 @@ def deploy(
     Example:
       skysail deploy mymodel:predict --name digits --example mymodel:example
       skysail deploy mymodel:total --name sum --version 1.0 --input-type doubles --num-replicas 2
+      skysail deploy mymodel:total --name sum --input-type doubles --app sums --slo-ms 20
     """
     loaded = load_object(function, "function")
     if sum(given is not None for given in (example, examples, input_type)) != 1:
@@ -150,6 +165,9 @@ def deploy(
             gpus=gpus,
             start_timeout_s=start_timeout_s,
             warm_up=warm_up,
+            application=app,
+            slo_ms=slo_ms,
+            default_output=parse_default_output(default_output),
         )
     _print_version(found, output)
 

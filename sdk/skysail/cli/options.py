@@ -1,5 +1,6 @@
 """Options of several commands."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -7,7 +8,9 @@ from typing import Any, TypeVar
 import click
 
 from skysail.client import Client
+from skysail.sentinels import NOT_GIVEN
 from skysail.settings import ClientSettings, absolute
+from skysail_common.errors import InvalidInput
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -51,3 +54,17 @@ def open_client(
 ) -> Client:
     """Return a client of the cluster that the options of a command name."""
     return Client(endpoint, query_endpoint=query_endpoint, timeout_s=timeout_s)
+
+
+def parse_default_output(text: str | None) -> Any:
+    """Return the value of `--default-output`; NOT_GIVEN without it.
+
+    Raises:
+        InvalidInput: the text is not JSON.
+    """
+    if text is None:
+        return NOT_GIVEN
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise InvalidInput(f"cannot use the default output: it is not JSON: {error}") from error
