@@ -95,6 +95,14 @@ _FLAG = ("True or False", _is_flag)
 _MAP = ("a dictionary of texts", _is_map_of_texts)
 _TEXTS = ("a list of texts", _are_texts)
 _PATH = ("a path", lambda value: isinstance(value, (str, PathLike)))
+_FILES = (
+    "a dictionary of paths by name, such as {'weights.pt': 'out/best.pt'}",
+    lambda value: (
+        isinstance(value, Mapping)
+        and all(map(_is_text, value))
+        and all(isinstance(each, (str, PathLike)) for each in value.values())
+    ),
+)
 _FUNCTION = ("a function", callable)
 _ROUTES = (
     "a list of Route, each with a text as its model and a number as its weight",
@@ -117,9 +125,9 @@ CHECKS: dict[str, tuple[str, Check]] = {
     "environment": _MAP,
     "example": _ANYTHING,
     "examples": _ANYTHING,
+    "files": _FILES,
     "follow": _FLAG,
     "force": _FLAG,
-    "function": _ANYTHING,
     "gpus": _COUNT,
     "input": _ANYTHING,
     "input_type": _TEXT,
@@ -131,6 +139,7 @@ CHECKS: dict[str, tuple[str, Check]] = {
     "max_queue_size": _COUNT,
     "max_replicas": _COUNT,
     "memory_mib": _COUNT,
+    "method": _TEXT,
     "min_replicas": _COUNT,
     "model": _TEXT,
     "name": _TEXT,
@@ -156,6 +165,7 @@ CHECKS: dict[str, tuple[str, Check]] = {
         "a number of milliseconds, more than 0 and at most a year",
         lambda value: _is_number(value) and 0 < value <= _MAX_DURATION_S * 1000,
     ),
+    "source": _ANYTHING,
     "start_timeout_s": _DURATION,
     "tail_lines": _COUNT,
     "target": _TEXT,

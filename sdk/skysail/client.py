@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -20,7 +21,6 @@ from skysail.descriptions import Application, ClusterStatus, LogLine, Model, Rou
 from skysail.predictions import Prediction
 from skysail.progress import OnEvent, show_events, show_local_run
 from skysail.sentinels import NOT_GIVEN
-from skysail_common.model_functions import Function
 from skysail_common.resources import ResourceChanges
 from skysail_common.serving_options import PolicyName, ServingOptions
 
@@ -122,13 +122,15 @@ class Client:
 
     def deploy(
         self,
-        function: Function,
+        source: Any,
         *,
         name: str,
         version: str | int | None = None,
         example: Any = None,
         examples: Sequence[Any] | None = None,
         input_type: str | None = None,
+        method: str | None = None,
+        files: "Mapping[str, str | PathLike[str]] | None" = None,
         check: bool = True,
         num_replicas: int | None = None,
         pkgs_to_install: Sequence[str] = (),
@@ -149,15 +151,17 @@ class Client:
         on_event: OnEvent | None = None,
         progress: bool | None = None,
     ) -> Version:
-        """Deploy a function as a version of a model; see `AsyncClient.deploy`."""
+        """Deploy a version of a model; see `AsyncClient.deploy`."""
         if input_type is None:
             show_local_run(name, version, on_event, progress)
         # The function runs on the thread of the caller, because it may depend on that.
         artifact = build_artifact(
-            function,
+            source,
             example=example,
             examples=examples,
             input_type=input_type,
+            method=method,
+            files=files,
             requirements=read_requirements(pkgs_to_install, requirements),
             check=check,
             max_batch_size=max_batch_size,
@@ -177,8 +181,11 @@ class Client:
             slo_ms=slo_ms,
             default_output=default_output,
         )
-        with show_events(name, version, on_event, progress) as see:
-            found = self._run(self._async.deploy_artifact(artifact, request, see))
+        try:
+            with show_events(name, version, on_event, progress) as see:
+                found = self._run(self._async.deploy_artifact(artifact, request, see))
+        finally:
+            artifact.close()
         # Two frames are below that of the caller: this method and the check of arguments.
         warn_if_not_current(found, promote, depth=2)
         return found

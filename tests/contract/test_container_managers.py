@@ -263,8 +263,8 @@ async def test_load_failure_is_permanent_with_its_traceback(harness: ManagerHarn
     failed = await harness.ended(container)
     assert failed.state is ReplicaState.FAILED
     assert failed.is_permanent, (failed.reason, failed.log_tail)
-    assert failed.reason.startswith("loading the function failed: KeyError: 'the weights'")
-    assert "loading the function failed: KeyError: 'the weights'" in failed.log_tail
+    assert failed.reason.startswith("loading the model failed: KeyError: 'the weights'")
+    assert "loading the model failed: KeyError: 'the weights'" in failed.log_tail
     assert "Traceback (most recent call last)" in failed.log_tail
     assert ReplicaState.READY not in harness.states(container)
     assert await harness.live() == []

@@ -32,9 +32,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from skysail_common.artifact_files import unpack_archive
 from skysail_model_server.model_loader import load_model
 
-model = load_model(Path(sys.argv[1]), Path(sys.argv[2]))
+model = load_model(unpack_archive(Path(sys.argv[1]), Path(sys.argv[2])))
 print(model.predict([np.ones((1, 2))], 1)[0].tolist())
 """
 

@@ -1,41 +1,53 @@
-"""Build of an artifact from a function, with its dependencies and its signature."""
+"""Build of an artifact from a model, with its dependencies and its signature."""
 
 import hashlib
 import io
+import os
 import platform
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import FunctionType
 from typing import Any
 
 from skysail.artifact.comments import strip_comments
 from skysail.artifact.distributions import needed_packages
-from skysail.artifact.examples import Example, read_example
+from skysail.artifact.examples import read_example
 from skysail.artifact.local_modules import local_modules
 from skysail.artifact.pickling import pickle_function
 from skysail.artifact.signature_inference import (
-    check_callable,
     check_with_sample_inputs,
     infer_signature,
     signature_for_type,
 )
 from skysail.artifact.state_snapshot import preserve_state
+from skysail.artifact.user_files import files_below, user_files
+from skysail.packaging.base import BlobSource, Packaged, PackagingOptions, recognise
 from skysail_common import __version__
 from skysail_common.artifacts import (
+    DATA_DIRECTORY,
+    FILES_DIRECTORY,
     MANIFEST_FILE,
     MODEL_FILE,
     MODULES_DIRECTORY,
+    PYTHON_LOADER,
     SOURCES_FILE,
+    Blob,
     Manifest,
     SignatureRecord,
     example_file,
+    file_sha256,
     to_json,
 )
 from skysail_common.errors import InvalidInput
-from skysail_common.model_functions import Function
-from skysail_common.tensors import Signature
+from skysail_common.loaders.base import ModelContext
+from skysail_common.model_functions import Calling
+from skysail_common.tensors import Signature, Tensor
 
 _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
 
@@ -48,8 +60,17 @@ _WORTHWHILE_SHARE = 0.9
 class Artifact:
     """A packaged model, ready for the upload."""
 
-    content: bytes
     manifest: Manifest
+    files: Mapping[str, BlobSource]
+    """Content of each file but the manifest, by its path."""
+    temporary: tuple[TemporaryDirectory[str], ...] = ()
+    """Directories of files that packagers wrote."""
+
+    @cached_property
+    def content(self) -> bytes:
+        """All files as one archive."""
+        manifest = to_json(self.manifest.model_dump(mode="json")).encode()
+        return _zip({MANIFEST_FILE: manifest, **dict(sorted(self.files.items()))})
 
     @cached_property
     def sha256(self) -> str:
@@ -61,89 +82,192 @@ class Artifact:
         """The inputs and outputs of the model."""
         return self.manifest.signature.signature()
 
+    def close(self) -> None:
+        """Remove the temporary files."""
+        for directory in self.temporary:
+            directory.cleanup()
+
 
 def build_artifact(
-    function: Function,
+    source: Any,
     *,
     example: Any = None,
     examples: Sequence[Any] | None = None,
     input_type: str | None = None,
+    method: str | None = None,
+    files: "Mapping[str, str | PathLike[str]] | None" = None,
     requirements: Sequence[str] = (),
     check: bool = True,
     max_batch_size: int | None = None,
 ) -> Artifact:
-    """Return the artifact of a function.
+    """Return the artifact of a model.
 
-    The function is pickled before it runs on an example, and its state is restored afterwards. State
-    that it creates lazily is therefore created in each replica.
+    A function or object is pickled before it runs on an example, and its state is restored
+    afterwards. State that it creates lazily is therefore created in each replica.
 
     Args:
-        function: Takes arrays [batch, …] and returns an array [batch, …], a tuple of them, or a
-            dictionary of them by name. With `input_type` it takes a list of inputs and returns a
-            list with an output for each.
-        example: Inputs that the function can answer: an array [batch, …] (or a value that numpy
+        source: A function, an object or class with `predict`, or a model of a known format. It takes
+            arrays [batch, …] and returns an array [batch, …], a tuple of them, or a dictionary of
+            them by name. With `input_type` it takes a list of inputs and returns a list with an
+            output for each.
+        example: Inputs that the model can answer: an array [batch, …] (or a value that numpy
             converts to one), or a dictionary of inputs by name. The signature is inferred from it,
             and each replica answers it before it is ready.
         examples: Several batches in place of one. An axis whose size differs between them, or
             between their outputs, may have any size. Replicas answer the first.
         input_type: `integers`, `floats`, `doubles`, `bytes` or `strings`, in place of an example.
+        method: Method that answers queries, in place of the usual one.
+        files: Paths of files and folders that travel with the model, by name.
         requirements: Packages that pip installs for replicas.
-        check: False to call the function only for its signature: once for each example, and not at
+        check: False to call the model only for its signature: once for each example, and not at
             all with an `input_type`.
         max_batch_size: Most rows of a batch; 1 to skip the check with two rows.
 
     Raises:
         InvalidInput: not exactly one of `example`, `examples` and `input_type` is given, the
-            function or the example has a wrong type, or a part of the function cannot be pickled
+            model or the example has a wrong type, or a part of the model cannot be pickled
             or sent; the message names it.
-        ModelFailed: the function fails on the example, or returns no arrays.
+        ModelFailed: the model fails on the example, or returns no arrays.
     """
-    check_callable(function)
-    if (example is not None) + (examples is not None) + (input_type is not None) != 1:
+    packaged = recognise(source, PackagingOptions(method))
+    num_given = (example is not None) + (examples is not None) + (input_type is not None)
+    if num_given == 0 and packaged.example is not None:
+        example, num_given = packaged.example, 1
+    if num_given > 1 or (num_given == 0 and packaged.signature is None):
         raise InvalidInput(
             "cannot deploy the function: give exactly one of example, examples and input_type"
         )
-    given: list[Example] = []
-    if input_type is None:
-        batches = [example] if examples is None else list(examples)
-        if not batches:
-            raise InvalidInput("cannot use examples: the list is empty; give at least one batch")
-        given = [read_example(function, batch) for batch in batches]
-    else:
-        made_up, signature = signature_for_type(input_type)
-    pickled = pickle_function(function)
-    modules = local_modules(pickled.modules)
-    if pickled.home_file in modules.files:
-        # The file must not depend on comments either, because the pickle does not.
-        source = modules.files[pickled.home_file]
-        modules.files[pickled.home_file] = strip_comments(source)
-    with preserve_state(pickled.functions, pickled.instances):
-        if given:
-            tries_batch = check and max_batch_size != 1
-            signature = infer_signature(function, given, tries_batch=tries_batch)
-        elif check:
-            check_with_sample_inputs(function, made_up)
-    packages = needed_packages(_not_sent(pickled.modules | modules.imports, modules.files))
-    tensors = given[0].tensors if given else ()
+    travelling = user_files(files or {})
+    code = _PickledCode.of(packaged)
+    with preserve_state(code.functions, code.instances):
+        learned = _learn(
+            packaged,
+            _context(travelling, files or {}),
+            [example] if example is not None else examples,
+            input_type,
+            check=check,
+            tries_batch=check and max_batch_size != 1,
+        )
+    packages = needed_packages(code.not_sent)
+    contents = {
+        **code.files,
+        **{f"{FILES_DIRECTORY}{path}": file for path, file in travelling.items()},
+        **_data_files(packaged),
+        **{example_file(index): tensor.data for index, tensor in enumerate(learned.tensors)},
+    }
     manifest = Manifest(
+        loader=packaged.loader,
+        options=dict(packaged.options),
         skysail_version=__version__,
         python_version=platform.python_version(),
         packages=dict(packages.versions),
         modules=dict(packages.modules),
-        requirements=tuple(requirements),
-        signature=SignatureRecord.of(signature),
-        calling=given[0].calling if given else "list",
-        example_shapes=tuple(tensor.shape for tensor in tensors),
-        import_reason=pickled.import_reason,
+        requirements=(*packaged.requirements, *requirements),
+        signature=SignatureRecord.of(learned.signature),
+        calling=learned.calling,
+        example_shapes=tuple(tensor.shape for tensor in learned.tensors),
+        import_reason=code.import_reason,
+        blobs=tuple(_blob(path, contents[path]) for path in sorted(contents)),
     )
-    members = {
-        MANIFEST_FILE: to_json(manifest.model_dump(mode="json")).encode(),
-        MODEL_FILE: pickled.content,
-        **({SOURCES_FILE: to_json(pickled.sources).encode()} if pickled.sources else {}),
-        **{f"{MODULES_DIRECTORY}{path}": modules.files[path] for path in sorted(modules.files)},
-        **{example_file(index): tensor.data for index, tensor in enumerate(tensors)},
-    }
-    return Artifact(_zip(members), manifest)
+    return Artifact(manifest, contents, packaged.temporary)
+
+
+@dataclass(frozen=True)
+class _Learned:
+    """What the answers to the examples show."""
+
+    signature: Signature
+    calling: Calling
+    tensors: tuple[Tensor, ...] = ()
+    """The first example."""
+
+
+def _learn(
+    packaged: Packaged,
+    context: ModelContext,
+    batches: Sequence[Any] | None,
+    input_type: str | None,
+    *,
+    check: bool,
+    tries_batch: bool,
+) -> _Learned:
+    """Run the model on its examples, unless the format states the signature."""
+    if batches is None and input_type is None:
+        assert packaged.signature is not None
+        return _Learned(packaged.signature, "mapping")
+    if packaged.open is None:
+        raise InvalidInput("cannot deploy the model: it cannot run on this machine")
+    function = packaged.open(context)
+    if input_type is not None:
+        made_up, signature = signature_for_type(input_type)
+        if check:
+            check_with_sample_inputs(function, made_up)
+        return _Learned(signature, "list")
+    if not batches:
+        raise InvalidInput("cannot use examples: the list is empty; give at least one batch")
+    given = [read_example(function, batch) for batch in batches]
+    signature = packaged.signature or infer_signature(function, given, tries_batch=tries_batch)
+    return _Learned(signature, given[0].calling, given[0].tensors)
+
+
+def _context(
+    travelling: Mapping[str, Path], files: "Mapping[str, str | PathLike[str]]"
+) -> ModelContext:
+    """Return the surroundings of a model on this machine."""
+    folders = {name: Path(path).absolute() for name, path in files.items()}
+    here = {path: file.absolute() for path, file in travelling.items()}
+    return ModelContext(files={**folders, **here}, num_threads=os.cpu_count() or 1)
+
+
+@dataclass(frozen=True)
+class _PickledCode:
+    """The pickle of a model, with the code that it needs."""
+
+    files: Mapping[str, BlobSource] = field(default_factory=dict)
+    functions: tuple[FunctionType, ...] = ()
+    instances: tuple[Any, ...] = ()
+    not_sent: frozenset[str] = frozenset()
+    """Modules that replicas must have."""
+    import_reason: str = ""
+
+    @classmethod
+    def of(cls, packaged: Packaged) -> "_PickledCode":
+        """Pickle a model, and collect its local modules; nothing for a format with its own files."""
+        if packaged.loader != PYTHON_LOADER:
+            return cls()
+        pickled = pickle_function(packaged.pickled)
+        modules = local_modules(pickled.modules)
+        if pickled.home_file in modules.files:
+            # The file must not depend on comments either, because the pickle does not.
+            source = modules.files[pickled.home_file]
+            modules.files[pickled.home_file] = strip_comments(source)
+        return cls(
+            {
+                MODEL_FILE: pickled.content,
+                **({SOURCES_FILE: to_json(pickled.sources).encode()} if pickled.sources else {}),
+                **{f"{MODULES_DIRECTORY}{path}": each for path, each in modules.files.items()},
+            },
+            pickled.functions,
+            pickled.instances,
+            _not_sent(pickled.modules | modules.imports, modules.files),
+            pickled.import_reason,
+        )
+
+
+def _data_files(packaged: Packaged) -> dict[str, BlobSource]:
+    """Return the files of the format, with the files of its folders."""
+    found: dict[str, BlobSource] = {}
+    for name, source in packaged.data.items():
+        path = f"{DATA_DIRECTORY}{name}"
+        found.update(files_below(path, source) if isinstance(source, Path) else [(path, source)])
+    return found
+
+
+def _blob(path: str, source: BlobSource) -> Blob:
+    if isinstance(source, Path):
+        return Blob(path=path, sha256=file_sha256(source), size_bytes=source.stat().st_size)
+    size = source.nbytes if isinstance(source, memoryview) else len(source)
+    return Blob(path=path, sha256=hashlib.sha256(source).hexdigest(), size_bytes=size)
 
 
 def _not_sent(names: frozenset[str], files: Mapping[str, bytes]) -> frozenset[str]:
@@ -151,11 +275,12 @@ def _not_sent(names: frozenset[str], files: Mapping[str, bytes]) -> frozenset[st
     return frozenset(name for name in names if name.partition(".")[0] not in sent)
 
 
-def _zip(members: Mapping[str, bytes]) -> bytes:
+def _zip(members: Mapping[str, BlobSource]) -> bytes:
     # Fixed times and a fixed order give equal content an equal SHA-256.
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", compresslevel=1) as archive:
-        for name, content in members.items():
+        for name, source in members.items():
+            content = source.read_bytes() if isinstance(source, Path) else bytes(source)
             method = zipfile.ZIP_DEFLATED if _shrinks(content) else zipfile.ZIP_STORED
             archive.writestr(zipfile.ZipInfo(name, _ZIP_EPOCH), content, method)
     return buffer.getvalue()

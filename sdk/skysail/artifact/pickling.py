@@ -78,7 +78,7 @@ def _home_of(function: Any) -> HomeModule | None:
         # The function may be a partial object.
         function = function.func
     function = getattr(function, "__func__", function)
-    holder = function if isinstance(function, FunctionType) else type(function)
+    holder = function if isinstance(function, (FunctionType, type)) else type(function)
     module = sys.modules.get(holder.__module__ or "")
     if not isinstance(module, ModuleType) or module.__name__ == "__main__":
         return None

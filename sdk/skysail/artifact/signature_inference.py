@@ -44,12 +44,14 @@ def check_callable(function: Any) -> None:
     name = getattr(function, "__qualname__", type(function).__name__)
     if inspect.isclass(function):
         raise InvalidInput(
-            f"cannot deploy {name}: it is a class; deploy a method of an instance, such as "
-            f"{name}(...).predict, or an instance that can be called"
+            f"cannot deploy {name}: it is a class without a method 'predict'; deploy a method of an "
+            f"instance, such as {name}(...).score, or an instance that can be called"
         )
     if not callable(function):
-        hint = "; did you mean its .predict?" if hasattr(function, "predict") else ""
-        raise InvalidInput(f"{type(function).__name__} is not a function or another callable{hint}")
+        raise InvalidInput(
+            f"cannot deploy a {type(function).__name__}: it is no function and has no method "
+            "'predict'; give method= if another method answers"
+        )
     called = function
     if not isinstance(function, (FunctionType, MethodType)) and not hasattr(function, "func"):
         called = type(function).__call__

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from skysail.descriptions import DeployEvent, Version
 from skysail.progress import UPLOADING, OnEvent, show_events, show_local_run
 from skysail.sentinels import NOT_GIVEN
 from skysail_common.errors import ArtifactNotFound, DeployFailed, Unavailable
-from skysail_common.model_functions import Function
 from skysail_common.resources import ResourceChanges
 from skysail_protos.v1 import management_pb2
 
@@ -35,13 +35,15 @@ class DeploymentCalls(ScalingCalls):
 
     async def deploy(
         self,
-        function: Function,
+        source: Any,
         *,
         name: str,
         version: str | int | None = None,
         example: Any = None,
         examples: Sequence[Any] | None = None,
         input_type: str | None = None,
+        method: str | None = None,
+        files: "Mapping[str, str | PathLike[str]] | None" = None,
         check: bool = True,
         num_replicas: int | None = None,
         pkgs_to_install: Sequence[str] = (),
@@ -62,7 +64,7 @@ class DeploymentCalls(ScalingCalls):
         on_event: OnEvent | None = None,
         progress: bool | None = None,
     ) -> Version:
-        """Deploy a function as a version of a model and return once its replicas are ready.
+        """Deploy a version of a model and return once its replicas are ready.
 
         A repeated call is idempotent: an argument that is None keeps the deployed value, and a value
         that differs is changed and reported as an event. A version is immutable, so other content
@@ -73,19 +75,25 @@ class DeploymentCalls(ScalingCalls):
         thread that pickles the function runs to its end.
 
         Args:
-            function: Takes arrays [batch, …] and returns arrays [batch, …]; with `input_type`
-                takes a list and returns a list. The client pickles the function with its state
-                before it calls it, and sends the local modules that it uses.
+            source: A function; an object or class with `predict` and, if wanted, `load(context)`
+                and `close()`; or a model of a known format, such as an estimator or the path of a
+                file. It takes arrays [batch, …] and returns arrays [batch, …]; with `input_type`
+                it takes a list and returns a list. The client pickles a function or object with
+                its state before it calls it, and sends the local modules that it uses.
             name: Name of the model.
             version: Version; any legal name, such as "1", "1.0" or "2024-06-01". If None, the
                 newest version with the same content, or else the number after the highest one.
-            example: Input that the function can answer, with its batch axis, such as `X[:1]`, or
+            example: Input that the model can answer, with its batch axis, such as `X[:1]`, or
                 a dictionary of inputs by name. The signature is inferred from it, and each replica
                 warms up with it.
             examples: Several batches in place of one. An axis whose size differs between them, or
                 between their outputs, may have any size.
             input_type: `integers`, `floats`, `doubles`, `bytes` or `strings`, in place of an
                 example.
+            method: Method of the source that answers, such as `predict_proba`; if None, the usual
+                one.
+            files: Paths of files and folders that travel, by the name under which
+                `context.file(name)` finds them in `load(context)`.
             check: True to look for mistakes: a function that takes only one row, or with an
                 `input_type` a function that fails for two sample inputs. False to call the
                 function on the examples only.
@@ -126,7 +134,7 @@ class DeploymentCalls(ScalingCalls):
             SkysailWarning: the version is not current, and `promote` is None.
 
         Raises:
-            InvalidInput: the function cannot be pickled, or an argument is out of range.
+            InvalidInput: the model cannot be pickled, or an argument is out of range.
             Unsupported: the container manager of the cluster does not support the resources.
             ModelFailed: the function fails on the example.
             AlreadyExists: the version is registered with other content, or the application with
@@ -141,10 +149,12 @@ class DeploymentCalls(ScalingCalls):
         # function may run its own event loop.
         artifact = await asyncio.to_thread(
             build_artifact,
-            function,
+            source,
             example=example,
             examples=examples,
             input_type=input_type,
+            method=method,
+            files=files,
             requirements=read_requirements(pkgs_to_install, requirements),
             check=check,
             max_batch_size=max_batch_size,
@@ -164,8 +174,11 @@ class DeploymentCalls(ScalingCalls):
             slo_ms=slo_ms,
             default_output=default_output,
         )
-        with show_events(name, version, on_event, progress) as see:
-            found = await self.deploy_artifact(artifact, request, see)
+        try:
+            with show_events(name, version, on_event, progress) as see:
+                found = await self.deploy_artifact(artifact, request, see)
+        finally:
+            artifact.close()
         warn_if_not_current(found, promote, depth=1)
         return found
 

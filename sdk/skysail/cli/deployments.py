@@ -4,6 +4,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -54,7 +55,7 @@ class _NumberCommand(click.Command):
 
 
 @click.command()
-@click.argument("function", metavar="MODULE:FUNCTION")
+@click.argument("source", metavar="SOURCE")
 @click.option("--name", required=True, help="Name of the model.")
 @click.option(
     "--version",
@@ -80,6 +81,14 @@ class _NumberCommand(click.Command):
     default=True,
     show_default=True,
     help="Look for mistakes, with two rows or with sample inputs.",
+)
+@click.option("--method", help="Method that answers queries, such as predict_proba.")
+@click.option(
+    "--file",
+    "files",
+    multiple=True,
+    metavar="NAME=PATH",
+    help="File or folder that travels with the model; repeatable.",
 )
 @click.option("--num-replicas", type=click.IntRange(1), help=f"Number of replicas. {_AS_IS}")
 @click.option("--pkg", "pkgs", multiple=True, help="Package that pip installs; repeatable.")
@@ -108,12 +117,14 @@ class _NumberCommand(click.Command):
 @endpoint_option
 @output_option
 def deploy(
-    function: str,
+    source: str,
     name: str,
     version: str | None,
     example: str | None,
     examples: str | None,
     input_type: str | None,
+    method: str | None,
+    files: tuple[str, ...],
     check: bool,
     num_replicas: int | None,
     pkgs: tuple[str, ...],
@@ -131,9 +142,9 @@ def deploy(
     endpoint: str | None,
     output: str,
 ) -> None:
-    """Deploy a function as a version of a model.
+    """Deploy a version of a model.
 
-    A repeated command changes nothing. Options that are not given keep their deployed values.
+    SOURCE is the MODULE:NAME of a function, an object or a class, or the path of a model. A repeated command changes nothing. Options that are not given keep their deployed values.
 
     \b
     Example:
@@ -141,8 +152,8 @@ def deploy(
       skysail deploy mymodel:total --name sum --version 1.0 --input-type doubles --num-replicas 2
       skysail deploy mymodel:total --name sum --input-type doubles --app sums --slo-ms 20
     """
-    loaded = load_object(function, "function")
-    if sum(given is not None for given in (example, examples, input_type)) != 1:
+    loaded = Path(source) if Path(source).exists() else load_object(source, "model")
+    if sum(given is not None for given in (example, examples, input_type)) > 1:
         raise click.UsageError("give one of --example, --examples and --input-type")
     with open_client(endpoint) as client, warnings.catch_warnings():
         # The last line of the output has the same text.
@@ -154,6 +165,8 @@ def deploy(
             example=None if example is None else load_object(example, "example"),
             examples=None if examples is None else load_object(examples, "examples"),
             input_type=input_type,
+            method=method,
+            files=_files(files),
             check=check,
             num_replicas=num_replicas,
             pkgs_to_install=pkgs,
@@ -170,6 +183,16 @@ def deploy(
             default_output=parse_default_output(default_output),
         )
     _print_version(found, output)
+
+
+def _files(given: tuple[str, ...]) -> dict[str, str]:
+    """Return the paths of `--file` by name."""
+    pairs = [each.partition("=") for each in given]
+    if not all(name and path for name, _, path in pairs):
+        raise click.UsageError(
+            "--file must have the form NAME=PATH, such as weights.pt=out/best.pt"
+        )
+    return {name: path for name, _, path in pairs}
 
 
 @click.command()

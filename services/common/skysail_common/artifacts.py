@@ -1,19 +1,22 @@
 """The artifact of a model version: the SDK writes it, management stores it, model servers run it.
 
-A zip archive:
-
     manifest.json     description and requirements (`Manifest`); the only part management reads
-    model.pkl         the function, by cloudpickle; only model servers load it
-    modules/…         the user's own modules that the function needs, with the files beside them
+    model.pkl         the model, by cloudpickle; only model servers load it; absent for formats that
+                      have files of their own
+    modules/…         the user's own modules that the model needs, with the files beside them
+    files/…           files of the user, for `ModelContext.file`
+    data/…            files in which a format saved the model
     sources.json      lines of source code by file name, for tracebacks; may be absent
     example/<i>.bin   data of the warm-up query's inputs, in the order of the signature
+
+The manifest of format 2 lists the other files by SHA-256. Format 1 is a zip archive of all files.
 """
 
 import hashlib
 import json
 import zipfile
 import zlib
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -25,14 +28,25 @@ MANIFEST_FILE = "manifest.json"
 MODEL_FILE = "model.pkl"
 MODULES_DIRECTORY = "modules/"
 SOURCES_FILE = "sources.json"
-FORMAT = 1
+FILES_DIRECTORY = "files/"
+DATA_DIRECTORY = "data/"
+FORMAT = 2
 """Version of the format. Only a change that an earlier reader would misunderstand raises it. Readers
 ignore unknown fields, because replicas keep the model server that they were started with."""
+READABLE_FORMATS = (1, 2)
+"""Versions that this Skysail reads."""
+
+PYTHON_LOADER = "python"
+"""Name of the loader of `model.pkl`."""
+
+MAX_BLOBS = 20_000
+"""Most files of one artifact, besides the manifest."""
+_MAX_PATH_BYTES = 512
 
 CHUNK_BYTES = 1024 * 1024
 """Bytes of an artifact in one message."""
 
-_MAX_MANIFEST_BYTES = 1024 * 1024
+_MAX_MANIFEST_BYTES = 8 * 1024 * 1024
 
 # Errors of zipfile for broken, encrypted or odd archives and for other files.
 _NOT_AN_ARTIFACT = (
@@ -93,10 +107,45 @@ class SignatureRecord(_StoredRecord):
         )
 
 
+class Blob(_StoredRecord):
+    """One file of an artifact."""
+
+    path: str
+    """Path in the artifact, such as `data/model.onnx`."""
+    sha256: str
+    """SHA-256 of the content, as lower-case hexadecimal digits."""
+    size_bytes: int = Field(ge=0)
+    """Size of the content."""
+
+    @field_validator("path")
+    @classmethod
+    def _is_inside(cls, value: str) -> str:
+        # A path must not leave the directory in which a replica lays out the artifact.
+        is_safe = "\0" not in value and all(
+            part not in ("", ".", "..") for part in value.split("/")
+        )
+        if not is_safe or len(value.encode(errors="replace")) > _MAX_PATH_BYTES:
+            raise ValueError(f"{value[:80]!r} is not a path inside an artifact")
+        return value
+
+    @field_validator("sha256")
+    @classmethod
+    def _is_sha256(cls, value: str) -> str:
+        if not is_sha256(value):
+            raise ValueError("a SHA-256 is 64 lower-case hexadecimal digits")
+        return value
+
+
 class Manifest(_StoredRecord):
     """The description of an artifact and of its requirements."""
 
     format: int = FORMAT
+    loader: str = PYTHON_LOADER
+    """Name of the loader that makes a function of the files (entry point `skysail.loaders`)."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Options of the loader, as JSON."""
+    blobs: tuple[Blob, ...] = Field((), max_length=MAX_BLOBS)
+    """All other files, by path; empty in format 1."""
     skysail_version: str
     """Skysail that wrote the artifact."""
     python_version: str
@@ -121,9 +170,24 @@ class Manifest(_StoredRecord):
     @field_validator("format")
     @classmethod
     def _known_format(cls, value: int) -> int:
-        if value != FORMAT:
-            raise ValueError(f"artifact format {value} is unknown; this Skysail reads {FORMAT}")
+        if value not in READABLE_FORMATS:
+            known = " and ".join(map(str, READABLE_FORMATS))
+            raise ValueError(f"artifact format {value} is unknown; this Skysail reads {known}")
         return value
+
+    @field_validator("blobs")
+    @classmethod
+    def _distinct_paths(cls, value: tuple[Blob, ...]) -> tuple[Blob, ...]:
+        paths = {blob.path for blob in value}
+        folders = {str(parent) for path in paths for parent in PurePosixPath(path).parents}
+        if len(paths) < len(value) or paths & folders or MANIFEST_FILE in paths:
+            raise ValueError("two files of the artifact have the same path")
+        return value
+
+    @property
+    def is_pickled(self) -> bool:
+        """True if only the minor version of Python that wrote the artifact can load it."""
+        return self.loader == PYTHON_LOADER
 
 
 def read_manifest(file: Path | IO[bytes]) -> Manifest:
@@ -136,15 +200,29 @@ def read_manifest(file: Path | IO[bytes]) -> Manifest:
         with zipfile.ZipFile(file) as archive:
             info = archive.getinfo(MANIFEST_FILE)
             if info.file_size > _MAX_MANIFEST_BYTES:
-                raise InvalidInput("the artifact's manifest.json is larger than 1 MiB")
-            manifest = Manifest.model_validate_json(archive.read(info))
-            archive.getinfo(MODEL_FILE)
+                raise InvalidInput(
+                    f"the artifact's manifest.json is larger than {_MAX_MANIFEST_BYTES >> 20} MiB"
+                )
+            manifest = parse_manifest(archive.read(info))
+            if manifest.is_pickled:
+                archive.getinfo(MODEL_FILE)
+    except _NOT_AN_ARTIFACT as error:
+        raise InvalidInput(f"the file is not an artifact of Skysail: {error}") from error
+    return manifest
+
+
+def parse_manifest(content: bytes) -> Manifest:
+    """Return the manifest in the content of a manifest.json.
+
+    Raises:
+        InvalidInput: the content is no manifest, or is inconsistent.
+    """
+    try:
+        manifest = Manifest.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "text"
         raise InvalidInput(f"the artifact's manifest.json: {where}: {first['msg']}") from error
-    except _NOT_AN_ARTIFACT as error:
-        raise InvalidInput(f"the file is not an artifact of Skysail: {error}") from error
     signature = manifest.signature.signature()
     if manifest.example_shapes and len(manifest.example_shapes) != len(signature.inputs):
         raise InvalidInput("the artifact's example does not fit its signature")

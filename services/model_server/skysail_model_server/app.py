@@ -13,7 +13,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from skysail_common.artifact_files import unpack_archive
 from skysail_common.errors import InvalidInput, SkysailError, Unavailable
+from skysail_common.identifiers import ReplicaId
+from skysail_common.loaders.base import ModelContext
 from skysail_common.process.settings import read_settings
 from skysail_common.replica_events import NOT_LOADED
 from skysail_common.states import ExitCode
@@ -98,13 +101,25 @@ class ModelServer:
             if settings.warm_up
             else None
         )
-        progress = self._io.progress
+        directory = settings.work_dir / "artifact"
+        directory.mkdir(exist_ok=True)
         if settings.artifact_file is not None:
-            return load_model(settings.artifact_file, settings.work_dir, limits, progress)
-        with tempfile.TemporaryDirectory(dir=settings.work_dir) as directory:
-            artifact = Path(directory) / "artifact.zip"
-            self._io.download(artifact)
-            return load_model(artifact, settings.work_dir, limits, progress)
+            artifact = unpack_archive(settings.artifact_file, directory)
+        else:
+            with tempfile.TemporaryDirectory(dir=settings.work_dir) as temporary:
+                archive = Path(temporary) / "artifact.zip"
+                self._io.download(archive)
+                artifact = unpack_archive(archive, directory)
+        return load_model(artifact, self._context(), limits, self._io.progress)
+
+    def _context(self) -> ModelContext:
+        replica_id = ReplicaId.parse(self._settings.replica_id)
+        return ModelContext(
+            name=replica_id.model_version.model_name,
+            version=replica_id.model_version.version,
+            replica_index=replica_id.index,
+            num_threads=self._settings.num_threads,
+        )
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -122,4 +137,9 @@ def main(arguments: Sequence[str]) -> int:
         log.exception("main thread failed")
         # Threads of the user's code would keep alive a process that answers nothing.
         os._exit(ExitCode.FAILED)
-    return replica.drain()
+    status = replica.drain()
+    try:
+        model.close()
+    except Exception:
+        log.exception("model not closed")
+    return status

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import cast
 
+from skysail_common.loaders.base import Loader
 from skysail_common.model_functions import (
     Calling,
     Function,
@@ -17,10 +18,16 @@ class Model:
     """The user's function with its signature."""
 
     def __init__(
-        self, function: Function, calling: str, signature: Signature, artifact_sha256: str = ""
+        self,
+        function: Function,
+        calling: str,
+        signature: Signature,
+        artifact_sha256: str = "",
+        loader: Loader | None = None,
     ) -> None:
         self.artifact_sha256 = artifact_sha256
         """SHA-256 of the artifact, which identifies the content."""
+        self._loader = loader
         self._function = function
         self._calling = cast(Calling, calling)
         self.signature = signature
@@ -35,6 +42,11 @@ class Model:
     def takes_list(self) -> bool:
         """True if the function takes a list with one element per row, whose sizes may differ."""
         return self._calling == "list"
+
+    def close(self) -> None:
+        """Release what the model holds, at the end of the process."""
+        if self._loader is not None:
+            self._loader.close()
 
     def predict_example(self) -> None:
         """Call the function with a copy of the example."""

@@ -1,30 +1,21 @@
 """Loading of a model from an artifact, with exact errors if that fails."""
 
-import json
 import linecache
 import logging
 import os
-import pickle
 import platform
 import sys
 import traceback
-import zipfile
-import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from skysail_common.artifacts import (
-    MODEL_FILE,
-    MODULES_DIRECTORY,
-    SOURCES_FILE,
-    Manifest,
-    example_file,
-    file_sha256,
-    read_manifest,
-)
+from skysail_common.artifact_files import UnpackedArtifact
+from skysail_common.artifacts import Manifest
 from skysail_common.clock import MONOTONIC
 from skysail_common.errors import SkysailError
+from skysail_common.loaders.base import ModelContext, make_loader
 from skysail_common.replica_events import place_of
 from skysail_common.tensors import Array, Content, Signature, Tensor, to_numpy
 from skysail_model_server.model import Model
@@ -34,7 +25,7 @@ from skysail_model_server.warm_up import DEFAULT_LIMITS, WarmUpLimits, warm_up
 
 log = logging.getLogger(__name__)
 
-_OWN_PACKAGES = ("skysail_common", "skysail_model_server")
+_OWN_PACKAGES = frozenset({"skysail_common", "skysail_model_server"})
 
 
 class LoadFailed(SkysailError):
@@ -45,18 +36,18 @@ class LoadFailed(SkysailError):
 
 
 def load_model(
-    artifact: Path,
-    work_dir: Path,
+    artifact: UnpackedArtifact,
+    context: ModelContext | None = None,
     limits: WarmUpLimits | None = DEFAULT_LIMITS,
     progress: StartProgress | None = None,
 ) -> Model:
     """Return the model in an artifact, after it has answered its warm-up query.
 
-    The function unpacks the user's modules into `work_dir`, and puts them first on `sys.path`.
+    The user's modules come first on `sys.path`.
 
     Args:
-        artifact: File of the artifact.
-        work_dir: An existing directory.
+        artifact: The artifact.
+        context: Surroundings of the model, without its files; the defaults if None.
         limits: Limits of the warm-up; None for no warm-up.
         progress: Receiver of the steps.
 
@@ -65,31 +56,29 @@ def load_model(
     """
     progress = progress or StartProgress(MONOTONIC)
     progress.begin("loading the model")
-    manifest = read_manifest(artifact)
+    manifest = artifact.manifest
     _check_python(manifest)
     packages = compare_packages(manifest)
     for difference in packages.differing:
         log.warning("package versions differ", extra={"difference": difference})
     signature = manifest.signature.signature()
-    try:
-        with zipfile.ZipFile(artifact) as archive:
-            modules = [name for name in archive.namelist() if name.startswith(MODULES_DIRECTORY)]
-            archive.extractall(work_dir, modules)
-            pickled = archive.read(MODEL_FILE)
-            _show_sources(archive)
-            example = _example(archive, manifest, signature)
-    except (zipfile.BadZipFile, zlib.error, KeyError) as error:
-        raise LoadFailed(
-            f"cannot load the artifact: it is corrupt: {error}; deploy the version again"
-        ) from error
-    modules_dir = (work_dir / MODULES_DIRECTORY).resolve()
+    _show_sources(artifact)
+    example = _example(artifact, signature)
+    modules_dir = artifact.modules.resolve()
     sys.path.insert(0, str(modules_dir))
+    surroundings = replace(
+        context or ModelContext(),
+        directory=artifact.directory,
+        data_directory=artifact.data,
+        files=_files(artifact.files),
+    )
     try:
-        function = pickle.loads(pickled)
+        loader = make_loader(manifest.loader, manifest.options)
+        function = loader.load(surroundings)
     # SystemExit of user code is caught too; no signal raises here.
     except BaseException as error:
-        raise _failed("loading the function failed", error, packages, modules_dir) from error
-    model = Model(function, manifest.calling, signature, file_sha256(artifact))
+        raise _failed("loading the model failed", error, packages, modules_dir) from error
+    model = Model(function, manifest.calling, signature, artifact.sha256, loader)
     if example and limits is not None:
         model.example = example
         progress.begin("warming up, call 1")
@@ -103,11 +92,16 @@ def load_model(
     return model
 
 
-def _show_sources(archive: zipfile.ZipFile) -> None:
+def _files(directory: Path) -> dict[str, Path]:
+    """Return the user's files and folders by name."""
+    if not directory.is_dir():
+        return {}
+    return {path.relative_to(directory).as_posix(): path for path in sorted(directory.rglob("*"))}
+
+
+def _show_sources(artifact: UnpackedArtifact) -> None:
     """Register the source lines of functions that were pickled by value, for tracebacks."""
-    if SOURCES_FILE not in archive.namelist():
-        return
-    for name, lines in json.loads(archive.read(SOURCES_FILE)).items():
+    for name, lines in artifact.sources().items():
         texts = [f"{line}\n" for line in lines]
         # An entry without a modification time keeps linecache from looking for the file.
         linecache.cache[name] = (sum(map(len, texts)), None, texts, name)
@@ -115,6 +109,8 @@ def _show_sources(archive: zipfile.ZipFile) -> None:
 
 def _check_python(manifest: Manifest) -> None:
     here, there = platform.python_version(), manifest.python_version
+    if not manifest.is_pickled:
+        return
     if here.split(".")[:2] != there.split(".")[:2]:
         raise LoadFailed(
             f"cannot load the function: it was pickled by Python {there} and this is Python {here}; "
@@ -122,14 +118,13 @@ def _check_python(manifest: Manifest) -> None:
         )
 
 
-def _example(archive: zipfile.ZipFile, manifest: Manifest, signature: Signature) -> list[Array]:
-    if not manifest.example_shapes:
+def _example(artifact: UnpackedArtifact, signature: Signature) -> list[Array]:
+    shapes = artifact.manifest.example_shapes
+    if not shapes:
         return []
     arrays = []
-    for index, (spec, shape) in enumerate(
-        zip(signature.inputs, manifest.example_shapes, strict=True)
-    ):
-        data = archive.read(example_file(index))
+    for index, (spec, shape) in enumerate(zip(signature.inputs, shapes, strict=True)):
+        data = artifact.example(index)
         tensor = Tensor(spec.name, spec.datatype, shape, data, Content(spec.content))
         # The array is a copy, because functions may write to their inputs.
         arrays.append(np.array(to_numpy(tensor)))
@@ -166,7 +161,7 @@ def _file_hints(error: BaseException, modules_dir: Path) -> list[str]:
 def _where(error: BaseException) -> str:
     """Return the innermost place in user code, for the end of a line; may be empty."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        is_ours = Path(frame.filename).parent.name in _OWN_PACKAGES
+        is_ours = not _OWN_PACKAGES.isdisjoint(Path(frame.filename).parts)
         if not is_ours and not frame.filename.startswith("<frozen"):
             return f" (in {place_of(frame.name, frame.filename, frame.lineno or 0)})"
     return ""

@@ -47,6 +47,9 @@ class ModelServerSettings(ServiceSettings):
     log_max_mib: int = Field(10, ge=1)
     """Size at which the log file rotates; one older file stays."""
 
+    num_threads: int = Field(1, ge=1)
+    """Threads that the numeric libraries may use, for models that set them by themselves."""
+
     memory_limit_mib: int = Field(0, ge=0)
     """Memory limit of the process; 0 for no limit."""
 

@@ -119,8 +119,8 @@ def test_a_zip_without_a_manifest_or_a_model_is_refused():
 
 def test_a_huge_manifest_is_not_read():
     text = MANIFEST.model_dump_json().encode()
-    padded = text + b" " * (1024 * 1024 + 1 - len(text))
-    message = "the artifact's manifest.json is larger than 1 MiB"
+    padded = text + b" " * (8 * 1024 * 1024 + 1 - len(text))
+    message = "the artifact's manifest.json is larger than 8 MiB"
     assert refusal(archive({MANIFEST_FILE: padded, MODEL_FILE: b""})) == message
     assert read_manifest(archive({MANIFEST_FILE: padded[:-1], MODEL_FILE: b""})) == MANIFEST
 
@@ -139,9 +139,12 @@ def spec_with(**changes: object) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 2}, "format: Value error, artifact format 2 is unknown; this Skysail reads 1"),
+        (
+            {"format": 3},
+            "format: Value error, artifact format 3 is unknown; this Skysail reads 1 and 2",
+        ),
         ({"python_version": None}, "python_version: Field required"),
-        ({"format": 2, "novelty": 1}, "artifact format 2 is unknown"),
+        ({"format": 3, "novelty": 1}, "artifact format 3 is unknown"),
         ({"signature": None}, "signature: Field required"),
         ({"calling": "shouting"}, "calling: String should match pattern"),
         ({"packages": ["numpy"]}, "packages: Input should be an object"),

@@ -146,7 +146,7 @@ def test_json_of_other_programs_is_unchanged():
 
 @pytest.mark.parametrize("formatter", FORMATTERS)
 def test_load_failure_is_the_reason(formatter):
-    cause = "loading the function failed: KeyError: 'x' (in load, m.py line 3)"
+    cause = "loading the model failed: KeyError: 'x' (in load, m.py line 3)"
     report = line(formatter, "%s: %s", NOT_LOADED, cause)
     log = "\n".join(["printed", report, "Traceback (most recent call last):", "KeyError: 'x'"])
     reason = exit_reason(ExitCode.LOAD_FAILED)

@@ -10,6 +10,7 @@ import cloudpickle
 import numpy as np
 import pytest
 
+from skysail_common.artifact_files import unpack_archive
 from skysail_common.artifacts import (
     MANIFEST_FILE,
     MODEL_FILE,
@@ -111,7 +112,8 @@ def write_artifact(
 
 
 def load(tmp_path: Path, *args: Any, **values: Any) -> Model:
-    return load_model(write_artifact(tmp_path / "a.zip", *args, **values), tmp_path / "work")
+    archive = write_artifact(tmp_path / "a.zip", *args, **values)
+    return load_model(unpack_archive(archive, tmp_path / "work"))
 
 
 def test_a_loaded_model_has_answered_its_warm_up_query(tmp_path: Path, work_dir: Path):
@@ -123,7 +125,8 @@ def test_a_loaded_model_has_answered_its_warm_up_query(tmp_path: Path, work_dir:
 
 
 def test_a_model_is_not_called_before_its_queries_without_warm_up(tmp_path: Path, work_dir: Path):
-    model = load_model(write_artifact(tmp_path / "a.zip"), work_dir, None)
+    archive = write_artifact(tmp_path / "a.zip")
+    model = load_model(unpack_archive(archive, work_dir), limits=None)
     assert calls == []
     assert model.latencies == []
     # The check for a lack of memory must not call the model either.
@@ -269,7 +272,7 @@ def test_the_error_about_a_failed_unpickling_has_the_cause(
     with pytest.raises(LoadFailed) as caught:
         load(tmp_path, pickled=pickled)
     first, *trace = caught.value.message.splitlines()
-    assert first.startswith(f"loading the function failed: {what}")
+    assert first.startswith(f"loading the model failed: {what}")
     assert trace[0] == "Traceback (most recent call last):"
     assert trace[-1].startswith((what.partition(":")[0], "_pickle."))
 
@@ -359,12 +362,12 @@ def test_a_corrupt_model_is_refused(tmp_path: Path, work_dir: Path):
         begin = info.header_offset + 30 + len(MODEL_FILE)
         content[begin : begin + 8] = b"\xff" * 8
         path.write_bytes(content)
-        with pytest.raises(LoadFailed, match="cannot load the artifact: it is corrupt"):
-            load_model(path, work_dir)
+        with pytest.raises(InvalidInput, match="cannot load the artifact: it is corrupt"):
+            unpack_archive(path, work_dir)
 
 
 def test_a_missing_example_is_refused(tmp_path: Path, work_dir: Path):
-    with pytest.raises(LoadFailed, match="cannot load the artifact: it is corrupt"):
+    with pytest.raises(InvalidInput, match="cannot load the artifact: it is corrupt"):
         load(tmp_path, omit=example_file(0))
 
 
@@ -372,4 +375,4 @@ def test_a_file_that_is_not_an_artifact_is_refused(tmp_path: Path, work_dir: Pat
     path = tmp_path / "a.zip"
     path.write_bytes(b"no zip")
     with pytest.raises(InvalidInput, match="not an artifact"):
-        load_model(path, work_dir)
+        unpack_archive(path, work_dir)

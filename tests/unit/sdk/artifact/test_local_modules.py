@@ -10,6 +10,7 @@ import pytest
 
 from skysail.artifact.build import Artifact, build_artifact
 from skysail.artifact.local_modules import own_frames
+from skysail_common.artifact_files import unpack_archive
 from skysail_common.errors import InvalidInput
 from skysail_common.model_functions import call_function
 from skysail_model_server.model_loader import load_model
@@ -253,7 +254,7 @@ def test_a_replica_that_has_none_of_the_modules_answers_as_the_user_did(
     for name in [name for name in sys.modules if name.startswith("mine_r")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path != str(user_dir)])
-    model = load_model(tmp_path / "artifact", tmp_path / "work")
+    model = load_model(unpack_archive(tmp_path / "artifact", tmp_path / "work"))
     try:
         assert model.predict([X], 2)[0].tolist() == (X * 2).tolist()
         assert str(tmp_path / "work") in sys.modules["mine_r_late"].__file__

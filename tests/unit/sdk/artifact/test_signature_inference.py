@@ -74,7 +74,7 @@ class AsyncModel:
         (AsyncModel(), "cannot deploy AsyncModel: it is an async function"),
         (rows, "cannot deploy rows: it is a generator function; return a list of all outputs"),
         (AsyncModel().rows, "cannot deploy AsyncModel.rows: it is a generator function"),
-        (Model, "cannot deploy Model: it is a class; deploy a method of an instance, such as"),
+        (dict, "cannot deploy dict: it is a class without a method 'predict'; deploy a method of"),
     ],
     ids=lambda value: "" if isinstance(value, str) else None,
 )

@@ -103,7 +103,7 @@ def test_the_version_is_printed():
         (["up", "--http-port", "65536"], "65536 is not in the range"),
         (["up", "--log-level", "loud"], "'loud' is not one of"),
         (["up", "--data-dir", __file__], "is a file"),
-        (["deploy"], "Missing argument 'MODULE:FUNCTION'"),
+        (["deploy"], "Missing argument 'SOURCE'"),
         (["deploy", "m:f", "--version", "1"], "Missing option '--name'"),
         (
             ["deploy", "m:f", "--name", "n", "--version", "1", "--num-replicas", "0"],

@@ -1,0 +1,1 @@
+"""Packagers: each recognises the models of one format and says what travels."""

@@ -1,0 +1,103 @@
+"""The files of an artifact in a directory, the same for every format of artifacts."""
+
+import json
+import zipfile
+import zlib
+from pathlib import Path
+
+from skysail_common.artifacts import (
+    DATA_DIRECTORY,
+    FILES_DIRECTORY,
+    MANIFEST_FILE,
+    MODEL_FILE,
+    MODULES_DIRECTORY,
+    SOURCES_FILE,
+    example_file,
+    file_sha256,
+    parse_manifest,
+    read_manifest,
+)
+from skysail_common.errors import InvalidInput
+
+
+class UnpackedArtifact:
+    """An artifact whose files are in a directory."""
+
+    def __init__(self, directory: Path, sha256: str) -> None:
+        """Read the manifest.
+
+        Args:
+            directory: Directory of the files.
+            sha256: SHA-256 that identifies the artifact.
+
+        Raises:
+            InvalidInput: the directory has no manifest, or an invalid one.
+        """
+        self.directory = directory.absolute()
+        self.sha256 = sha256
+        try:
+            content = (directory / MANIFEST_FILE).read_bytes()
+        except OSError as error:
+            raise InvalidInput(
+                f"cannot read the artifact in {directory}: {error.strerror}; deploy the version again"
+            ) from error
+        self.manifest = parse_manifest(content)
+
+    @property
+    def model_file(self) -> Path:
+        """The pickled model; absent for formats that have files of their own."""
+        return self.directory / MODEL_FILE
+
+    @property
+    def modules(self) -> Path:
+        """Directory of the user's modules; may be absent."""
+        return self.directory / MODULES_DIRECTORY
+
+    @property
+    def files(self) -> Path:
+        """Directory of the user's files; may be absent."""
+        return self.directory / FILES_DIRECTORY
+
+    @property
+    def data(self) -> Path:
+        """Directory of the files of the format; may be absent."""
+        return self.directory / DATA_DIRECTORY
+
+    def sources(self) -> dict[str, list[str]]:
+        """Return the source lines of pickled functions by file name."""
+        try:
+            content = (self.directory / SOURCES_FILE).read_bytes()
+        except FileNotFoundError:
+            return {}
+        return dict(json.loads(content))
+
+    def example(self, index: int) -> bytes:
+        """Return the data of input number `index` of the warm-up query.
+
+        Raises:
+            InvalidInput: the artifact lacks it.
+        """
+        try:
+            return (self.directory / example_file(index)).read_bytes()
+        except OSError as error:
+            raise InvalidInput(
+                f"cannot load the artifact: it is corrupt: it lacks {example_file(index)}; deploy "
+                "the version again"
+            ) from error
+
+
+def unpack_archive(archive: Path, directory: Path) -> UnpackedArtifact:
+    """Unpack a zip archive of an artifact into an existing directory.
+
+    Raises:
+        InvalidInput: the file is not an artifact, or is corrupt.
+    """
+    read_manifest(archive)
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            opened.extractall(directory)
+    except (zipfile.BadZipFile, zlib.error, KeyError) as error:
+        raise InvalidInput(
+            f"cannot load the artifact: it is corrupt: {error}; deploy the version again"
+        ) from error
+    return UnpackedArtifact(directory, file_sha256(archive))
