@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import importlib.metadata
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -29,6 +30,9 @@ from skysail_testing.container_managers import (
 )
 
 M2 = ModelVersion("m", "2")
+
+# pip and uv print this about the same wheel.
+_INSTALLED = re.compile(r"Successfully installed skytestwheel-1\.0|\+ skytestwheel==1\.0")
 
 
 @pytest.fixture(
@@ -71,9 +75,9 @@ async def test_missing_package_is_named_and_leaves_nothing(harness: ManagerHarne
         lines: list[str] = []
         with pytest.raises(PrepareFailed, match="no-such-package-of-skysail") as caught:
             await harness.manager.prepare(spec, lines.append)
-        assert "Could not find a version" in caught.value.message
-        assert "No matching distribution" in caught.value.log_tail
-        assert any("No matching distribution" in line for line in lines)
+        assert caught.value.message.startswith("cannot install the requirements: ")
+        assert "no-such-package-of-skysail" in caught.value.log_tail
+        assert any("no-such-package-of-skysail" in line for line in lines)
     await harness.manager.sweep(lambda: [])
 
 
@@ -88,7 +92,7 @@ async def test_a_package_is_installed_once_and_can_be_imported(backend_and_serve
         spec = harness.version(answer, requirements=[harness.backend.requirement(wheel)])
         lines: list[str] = []
         await harness.manager.prepare(spec, lines.append)
-        assert any("Successfully installed skytestwheel-1.0" in line for line in lines)
+        assert any(_INSTALLED.search(line) for line in lines)
         # The installed package no longer needs the wheel.
         wheel.unlink()
         container = await harness.start_ready(spec)
@@ -120,7 +124,7 @@ async def test_requirements_may_use_the_syntax_of_a_file(harness: ManagerHarness
     ]
     log: list[str] = []
     await harness.manager.prepare(harness.version(echo, requirements=lines), log.append)
-    assert any("Successfully installed skytestwheel-1.0" in line for line in log)
+    assert any(_INSTALLED.search(line) for line in log)
 
 
 async def test_concurrent_preparations_both_succeed(harness: ManagerHarness, tmp_path: Path):

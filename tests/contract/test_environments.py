@@ -41,7 +41,7 @@ async def test_requirements_may_use_the_syntax_of_a_file(directory: Path, pip):
         "numpy==1.26 \\",
         "    --hash=sha256:00",
         "# Jürgen's",
-        "six",
+        "own-six",
     ]
     seen: list[str] = []
     await Environments(directory, PATH).prepare(lines, seen.append)
@@ -51,14 +51,14 @@ async def test_requirements_may_use_the_syntax_of_a_file(directory: Path, pip):
 async def test_long_line_of_pip_is_one_line(directory: Path, pip):
     pip("head -c 200000 /dev/zero | tr '\\0' x")
     seen: list[str] = []
-    await Environments(directory, PATH).prepare(["six"], seen.append)
+    await Environments(directory, PATH).prepare(["own-six"], seen.append)
     assert seen == ["x" * 200_000]
 
 
 async def test_an_endless_line_fails_the_preparation_and_ends_pip(directory: Path, pip):
     pip("tr '\\0' x < /dev/zero")
     with pytest.raises(PrepareFailed, match="cannot create the environment"):
-        await Environments(directory, PATH).prepare(["six"], lambda line: None)
+        await Environments(directory, PATH).prepare(["own-six"], lambda line: None)
     assert list(directory.iterdir()) == []
 
 
@@ -73,21 +73,21 @@ async def test_a_full_disk_fails_the_preparation_and_leaves_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(environments, "make_environment", fails)
         with pytest.raises(PrepareFailed, match="No space left on device"):
-            await Environments(directory, PATH).prepare(["six"], lambda line: None)
+            await Environments(directory, PATH).prepare(["own-six"], lambda line: None)
     assert list(directory.iterdir()) == []
-    await Environments(directory, PATH).prepare(["six"], lambda line: None)
+    await Environments(directory, PATH).prepare(["own-six"], lambda line: None)
 
 
 async def test_failed_start_of_pip_fails_the_preparation(directory: Path, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with pytest.raises(PrepareFailed, match="/nowhere/python"):
-        await Environments(directory, PATH).prepare(["six"], lambda line: None)
+        await Environments(directory, PATH).prepare(["own-six"], lambda line: None)
 
 
 async def test_temporary_files_of_pip_are_in_the_environment(directory: Path, pip):
     pip('touch "$TMPDIR/wheel"', 'echo "$TMPDIR"')
     seen: list[str] = []
-    await Environments(directory, {**PATH, "TMPDIR": "/nowhere"}).prepare(["six"], seen.append)
+    await Environments(directory, {**PATH, "TMPDIR": "/nowhere"}).prepare(["own-six"], seen.append)
     assert directory in Path(seen[0]).parents
     assert not Path(seen[0]).exists()
 
@@ -96,7 +96,9 @@ async def test_child_processes_of_pip_end_with_a_cancelled_preparation(directory
     pip("sleep 1000 & echo $!", "wait")
     started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     preparing = asyncio.create_task(
-        Environments(directory, PATH).prepare(["six"], lambda line: started.set_result(int(line)))
+        Environments(directory, PATH).prepare(
+            ["own-six"], lambda line: started.set_result(int(line))
+        )
     )
     gone = asyncio.create_task(wait_for_exit(await started))
     preparing.cancel()
@@ -116,7 +118,7 @@ async def test_cancelled_preparation_removes_the_partial_environment(directory: 
 
     monkeypatch.setattr(environments, "make_environment", make)
     preparing = asyncio.create_task(
-        Environments(directory, PATH).prepare(["six"], lambda line: None)
+        Environments(directory, PATH).prepare(["own-six"], lambda line: None)
     )
     await begun.wait()
     preparing.cancel()
@@ -136,13 +138,15 @@ def test_equal_packages_share_an_environment():
 async def test_environment_needed_during_a_sweep_is_kept(directory: Path, pip):
     pip("exit 0")
     kept = Environments(directory, PATH)
-    for requirement in ("six", "numpy"):
+    for requirement in ("own-six", "own-numpy"):
         await kept.prepare([requirement], lambda line: None)
 
     def needed() -> list[list[str]]:
         # A version that needs the second environment is registered during the removal of the first.
         found = [
-            each for each in (["six"], ["numpy"]) if (directory / environment_key(each)).exists()
+            each
+            for each in (["own-six"], ["own-numpy"])
+            if (directory / environment_key(each)).exists()
         ]
         return found if len(found) == 1 else []
 
@@ -156,19 +160,29 @@ async def test_environment_needed_during_a_sweep_is_kept(directory: Path, pip):
 async def test_environment_needed_during_the_wait_for_its_lock_is_kept(directory: Path, pip):
     pip("exit 0")
     kept = Environments(directory, PATH)
-    await kept.prepare(["six"], lambda line: None)
-    answers = iter([[], [["six"]]])
+    await kept.prepare(["own-six"], lambda line: None)
+    answers = iter([[], [["own-six"]]])
     await kept.sweep(lambda: next(answers))
-    assert (directory / environment_key(["six"])).exists()
+    assert (directory / environment_key(["own-six"])).exists()
 
 
 async def test_emptied_environment_is_rebuilt(directory: Path, pip):
     pip("exit 0")
     kept = Environments(directory, PATH)
     for damaged in ("bin/python", ".complete"):
-        await kept.prepare(["six"], lambda line: None)
-        (directory / environment_key(["six"]) / damaged).unlink()
+        await kept.prepare(["own-six"], lambda line: None)
+        (directory / environment_key(["own-six"]) / damaged).unlink()
         lines: list[str] = []
-        await kept.prepare(["six"], lines.append)
+        await kept.prepare(["own-six"], lines.append)
         assert lines == []
-        assert kept.python(["six"]).exists()
+        assert kept.python(["own-six"]).exists()
+
+
+async def test_requirements_of_the_base_environment_need_no_other(directory: Path, pip):
+    kept = Environments(directory, PATH)
+    base = kept.python([])
+    lines: list[str] = []
+    await kept.prepare(["click>=8", "numpy"], lines.append)
+    assert (lines, directory.exists()) == ([], False)
+    assert kept.python(["click>=8", "numpy"]) == base
+    assert kept.python(["click==0.1"]) != base

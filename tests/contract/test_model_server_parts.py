@@ -107,7 +107,9 @@ def test_installed_packages_can_be_imported_from_the_directory(tmp_path: Path, m
     assert done.stdout == "42\n"
 
 
-def test_a_pip_failure_is_logged_and_leaves_no_directory(tmp_path: Path, monkeypatch, capfd):
+def test_a_failed_installation_is_logged_and_leaves_no_directory(
+    tmp_path: Path, monkeypatch, capfd
+):
     directory = tmp_path / "0123"
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("SKYSAIL_REQUIREMENTS", "no-such-package==1.0\n")
@@ -115,5 +117,5 @@ def test_a_pip_failure_is_logged_and_leaves_no_directory(tmp_path: Path, monkeyp
     assert not directory.exists()
     captured = capfd.readouterr()
     # The log of a container is one stream, so all output goes there.
-    assert "ERROR: No matching distribution found for no-such-package==1.0" in captured.out
+    assert "no-such-package==1.0" in captured.out
     assert captured.err == ""

@@ -257,7 +257,7 @@ class TestFunctions:
 
     def test_package_that_does_not_exist(self, client):
         name = unique("needy")
-        with pytest.raises(errors.DeployFailed, match="pip cannot install") as raised:
+        with pytest.raises(errors.DeployFailed, match="cannot install the requirements") as raised:
             client.deploy(
                 models.double,
                 name=name,

@@ -4,10 +4,16 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+
 from skysail_common.errors import InvalidInput
 
 # pip requires a space before a comment, because a URL may contain '#'.
 _COMMENT = re.compile(r"(?:^|\s)#.*")
+# The hashes and options of one requirement follow its name and versions.
+_OPTIONS = re.compile(r"\s+--.*|\s*\\$")
+_EGG = re.compile(r"[#&]egg=([A-Za-z0-9._-]+)")
 
 
 def read_requirements(
@@ -30,3 +36,29 @@ def read_requirements(
             ) from error
         packages += [_COMMENT.sub("", line).strip() for line in lines]
     return tuple(package for package in packages if package)
+
+
+def merge_requirements(given: Sequence[str], defaults: Sequence[str]) -> tuple[str, ...]:
+    """Return the requirements of the user, and the defaults for distributions that they do not name.
+
+    Hashes stand for a complete list, because pip then needs one for each package; no default is added.
+    """
+    if any("--hash" in line for line in given):
+        return tuple(given)
+    named = {distribution_name(line) for line in given}
+    return (*given, *(line for line in defaults if distribution_name(line) not in named))
+
+
+def distribution_name(line: str) -> str:
+    """Return the canonical name of the distribution in a requirement; empty if it names none."""
+    text = _OPTIONS.sub("", line.strip())
+    try:
+        return canonicalize_name(Requirement(text).name)
+    except InvalidRequirement:
+        pass
+    if (egg := _EGG.search(text)) is not None:
+        return canonicalize_name(egg[1])
+    try:
+        return str(parse_wheel_filename(text.partition("#")[0].rpartition("/")[2])[0])
+    except InvalidWheelFilename:
+        return ""

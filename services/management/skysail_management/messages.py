@@ -1,6 +1,5 @@
 """Records and observations as protobuf messages."""
 
-import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
@@ -9,6 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from skysail_common.errors import InvalidInput
 from skysail_common.identifiers import ReplicaId
+from skysail_common.redaction import without_credentials
 from skysail_common.rpc.messages import (
     duration,
     input_type_from_proto,
@@ -39,8 +39,6 @@ from skysail_management.records import (
 )
 from skysail_management.routing import RoutingState, VersionRouting, Watcher
 from skysail_protos.v1 import management_pb2, routing_pb2, tensors_pb2
-
-_CREDENTIALS = re.compile(r"(?<=://)[^/\s]+(?=@)")
 
 
 def _timestamp(moment: datetime) -> Timestamp:
@@ -156,7 +154,7 @@ def version_to_proto(
         registered_at=_timestamp(record.registered_at),
         python_version=record.python_version,
         # The URL of a package index may contain a password.
-        requirements=[_CREDENTIALS.sub("***", each) for each in record.requirements],
+        requirements=[without_credentials(each) for each in record.requirements],
         deployment=deployment_to_proto(deployment) if deployment else None,
         replicas=_replicas(record, deployment, loop),
         is_current=is_current,

@@ -8,6 +8,7 @@ from pydantic_settings import SettingsConfigDict
 from typing_extensions import Self
 
 from skysail_common import __version__
+from skysail_common.process.pip_configuration import package_variables
 from skysail_common.process.settings import Host, Port, ServiceSettings, check_tls_pair
 from skysail_common.rpc.certificates import ServerCertificates
 from skysail_common.rpc.transports import VARIABLE
@@ -148,7 +149,7 @@ class ManagementSettings(ServiceSettings):
     """Let replicas reach the internet, and every other network of this machine."""
 
     docker_build_network: str = "bridge"
-    """Network on which pip installs the packages of a version."""
+    """Network on which uv or pip installs the packages of a version."""
 
     docker_cpus: float = Field(0.0, ge=0)
     """CPUs of one replica, if a deployment does not set them; 0 for no limit."""
@@ -262,7 +263,7 @@ class ManagementSettings(ServiceSettings):
         return inherited.replica_variables(os.environ, self.pass_env)
 
     def install_variables(self) -> dict[str, str]:
-        """Return the variables of this process that pip inherits on this machine."""
+        """Return the variables of this process that pip and uv inherit on this machine."""
         return inherited.install_variables(os.environ, self.pass_env)
 
     def transport_variable(self) -> dict[str, str]:
@@ -270,8 +271,8 @@ class ManagementSettings(ServiceSettings):
         return {VARIABLE: os.environ[VARIABLE]} if VARIABLE in os.environ else {}
 
     def build_environment(self) -> dict[str, str]:
-        """Return the variables that tell pip in a container how to reach packages."""
-        shared = inherited.pip_variables(os.environ)
+        """Return the variables that tell pip and uv in a container how to reach packages."""
+        shared = package_variables(os.environ)
         if _PIP_CONFIG.exists():
             shared.setdefault("PIP_CONFIG_FILE", str(_PIP_CONFIG))
         return shared

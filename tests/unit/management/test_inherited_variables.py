@@ -1,8 +1,8 @@
 import pytest
 
+from skysail_common.process.pip_configuration import package_variables
 from skysail_management.containers.local.inherited_variables import (
     install_variables,
-    pip_variables,
     replica_variables,
 )
 
@@ -37,6 +37,7 @@ SECRETS = {
 }
 FOR_PIP = {
     "PIP_INDEX_URL": "https://me:hush@index.example/simple",
+    "UV_INDEX_OWN_PASSWORD": "hush",
     "HTTPS_PROXY": "http://me:hush@proxy.example:3128",
 }
 ALL = {**USUAL, **SECRETS, **FOR_PIP}
@@ -48,7 +49,7 @@ def test_replicas_inherit_what_programs_need_and_no_credentials():
 
 def test_pip_inherits_package_indexes_but_no_other_credentials():
     assert install_variables(ALL) == {**USUAL, **FOR_PIP}
-    assert set(pip_variables(ALL)) == {*FOR_PIP, "https_proxy", "NO_PROXY"}
+    assert set(package_variables(ALL)) == {*FOR_PIP, "https_proxy", "NO_PROXY"}
 
 
 def test_a_build_has_the_flags_of_its_compiler():

@@ -181,7 +181,7 @@ async def test_failure_of_pip_is_reported_and_retried_by_the_next_deploy():
     parts.statuses = [1]
     with pytest.raises(PrepareFailed) as caught:
         await parts.prepare()
-    assert caught.value.message == "pip cannot install the requirements: no such package"
+    assert caught.value.message == "cannot install the requirements: no such package"
     assert caught.value.log_tail == "Collecting numpy\nERROR: no such package"
     assert parts.api.names(POD) == []
     await parts.prepare()

@@ -18,6 +18,7 @@ from typing import Any
 from skysail.clusters.options import ClusterOptions
 from skysail_common import __version__
 from skysail_common.docker.labels import labels
+from skysail_common.process.pip_configuration import package_variables
 from skysail_common.process.sockets import split_host_port
 from skysail_common.rpc.transports import VARIABLE
 
@@ -51,7 +52,6 @@ _SOCKET = "/store/store.sock"
 _ENGINE = "/run/docker.sock"
 _DOOR = "management-on-doors"
 _SCRAPE_INTERVAL = "15s"
-_PROXIES = frozenset({"http_proxy", "https_proxy", "all_proxy", "no_proxy"})
 _STOP_TIMEOUT_S = 30
 
 _ISOLATION: dict[str, Any] = {
@@ -176,11 +176,7 @@ class DockerSpecifications:
     def _management(self) -> dict[str, Any]:
         own = self.directory / MANAGEMENT
         kept = dict(self._kept("SKYSAIL_MANAGEMENT_"))
-        kept |= {
-            name: value
-            for name, value in self.environment.items()
-            if name.startswith("PIP_") or name.lower() in _PROXIES
-        }
+        kept |= package_variables(self.environment)
         binds = [
             # The path is the same inside, because labels of replicas and images contain it.
             f"{own}:{own}",

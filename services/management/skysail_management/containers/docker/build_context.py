@@ -1,6 +1,6 @@
 """The files that an installation in a container gets from this machine.
 
-Requirements and the variables of pip may name files of this machine, such as a wheel, a directory
+Requirements and the variables of pip and uv may name files of this machine, such as a wheel, a directory
 of wheels, or certificates. The context contains these files, and their paths are rewritten.
 """
 
@@ -10,7 +10,7 @@ import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from skysail_common.process.virtual_environments import INSTALL
+from skysail_common.process.virtual_environments import INSTALLER
 from skysail_management.containers.docker.options import BUILD_DIRECTORY
 from skysail_management.containers.requirements import PATH, requirements_file
 
@@ -23,7 +23,7 @@ class BuildContext:
     """The files of one installation."""
 
     def __init__(self, requirements: Sequence[str], environment: Mapping[str, str]) -> None:
-        """Collect the files of these requirements and of these variables for pip."""
+        """Collect the files of these requirements and of these variables for pip and uv."""
         self._files: dict[str, Path | bytes] = {}
         text = PATH.sub(
             lambda found: self._include(found[0], _PACKAGES), requirements_file(requirements)
@@ -33,11 +33,13 @@ class BuildContext:
             for name, value in environment.items()
         }
         variables |= {"HOME": BUILD_DIRECTORY, "TMPDIR": f"{BUILD_DIRECTORY}/tmp"}
-        command = ["python", "-m", "pip", *INSTALL, f"{BUILD_DIRECTORY}/requirements.txt"]
+        # Nobody writes bytecode into an image later.
+        variables |= {"PIP_NO_CACHE_DIR": "1", "UV_COMPILE_BYTECODE": "1"}
+        command = ["python", "-m", INSTALLER, f"{BUILD_DIRECTORY}/requirements.txt"]
         script = "".join(
             f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()
         )
-        script += f"mkdir $TMPDIR\nexec {shlex.join([*command, '--no-cache-dir'])} 2>&1\n"
+        script += f"mkdir $TMPDIR\nexec {shlex.join(command)} 2>&1\n"
         self._files["requirements.txt"] = text.encode()
         self._files["install"] = script.encode()
 

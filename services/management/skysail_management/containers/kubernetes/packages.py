@@ -101,6 +101,8 @@ class KubernetesPackages:
             variables = {
                 **self._settings.build_environment(),
                 REQUIREMENTS: text,
+                # Pods mount the volume read-only.
+                "UV_COMPILE_BYTECODE": "1",
             }
             tail: deque[str] = deque(maxlen=LOG_TAIL_LINES)
 

@@ -1,7 +1,8 @@
 """Virtual environments for replicas with requirements, one for each set of packages.
 
 An environment also sees the packages of management's own environment (Skysail among them). Packages
-that pip installs into it take precedence.
+that are installed into it take precedence. Requirements that management's own environment satisfies
+need no other.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
+from skysail_common.process.installed_packages import are_installed
 from skysail_common.process.threads import in_thread
 from skysail_common.process.virtual_environments import install_command, make_environment
 from skysail_management.containers.base import PrepareFailed, Progress
@@ -35,15 +37,16 @@ class Environments:
     """The environments under one directory."""
 
     def __init__(self, directory: Path, base_environment: Mapping[str, str]) -> None:
-        """Keep environments in `directory`; pip runs with `base_environment`."""
+        """Keep environments in `directory`; uv or pip runs with `base_environment`."""
         self._directory = directory
         self._base_environment = dict(base_environment)
         self._locks: dict[str, asyncio.Lock] = {}
 
     def python(self, requirements: Sequence[str]) -> Path:
         """Return the interpreter for these requirements, which `prepare` creates."""
-        if not requirements:
-            return Path(sys.executable)
+        return Path(sys.executable) if are_installed(requirements) else self._python(requirements)
+
+    def _python(self, requirements: Sequence[str]) -> Path:
         return self._directory / environment_key(requirements) / "bin" / "python"
 
     async def prepare(self, requirements: Sequence[str], progress: Progress) -> None:
@@ -53,12 +56,12 @@ class Environments:
             PrepareFailed: the installation failed, or the environment cannot be created, with the
                 reason.
         """
-        if not requirements:
+        if await in_thread(are_installed, requirements):
             return
         key = environment_key(requirements)
         async with self._locks.setdefault(key, asyncio.Lock()):
             directory = self._directory / key
-            is_whole = (directory / _MARKER).exists() and self.python(requirements).exists()
+            is_whole = (directory / _MARKER).exists() and self._python(requirements).exists()
             if is_whole:
                 progress(f"environment {key} is ready")
                 return
@@ -86,7 +89,7 @@ class Environments:
             stderr=subprocess.STDOUT,
             # A killed pip does not remove its temporary files.
             env={**self._base_environment, "TMPDIR": str((directory / _TEMPORARY).absolute())},
-            # The session lets the cleanup kill the build processes of pip.
+            # The session lets the cleanup kill the build processes of uv and pip.
             start_new_session=True,
             limit=_MAX_LINE_BYTES,
         )

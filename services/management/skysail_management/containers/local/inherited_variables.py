@@ -1,4 +1,4 @@
-"""The environment variables that local replicas and pip inherit from management.
+"""The environment variables that local replicas and installations inherit from management.
 
 Replicas run the code of users, which must not see the credentials in an operator's shell: those of
 clouds, package indexes and clusters.
@@ -7,9 +7,8 @@ clouds, package indexes and clusters.
 from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 
+from skysail_common.process.pip_configuration import PROXIES, package_variables
 from skysail_common.rpc.transports import VARIABLE
-
-_PROXIES = frozenset({"http_proxy", "https_proxy", "all_proxy", "no_proxy"})
 
 REPLICA_VARIABLES = (
     "PATH", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "TZ", "LANG", "LANGUAGE", "LC_*", "XDG_*",
@@ -29,8 +28,9 @@ _CREDENTIALS = (
 Terraform."""
 
 _BUILD_VARIABLES = (
-    "PIP_*", "CC", "CXX", "FC", "AR", "CFLAGS", "CXXFLAGS", "CPPFLAGS", "LDFLAGS", "MAKEFLAGS",
+    "CC", "CXX", "FC", "AR", "CFLAGS", "CXXFLAGS", "CPPFLAGS", "LDFLAGS", "MAKEFLAGS",
     "PKG_CONFIG_*", "CMAKE_*", "CARGO_HOME", "RUSTUP_HOME", "RUSTFLAGS", "NETRC",
+    "UV_CACHE_DIR", "UV_CONCURRENT_*", "UV_LINK_MODE", "UV_NO_CONFIG", "UV_CONFIG_FILE",
 )  # fmt: skip
 
 
@@ -53,23 +53,18 @@ def replica_variables(
     }
 
 
-def pip_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that tell pip how to reach packages."""
-    return {
-        name: value
-        for name, value in environment.items()
-        if name.startswith("PIP_") or name.lower() in _PROXIES
-    }
-
-
 def install_variables(
     environment: Mapping[str, str], pass_env: Collection[str] = ()
 ) -> dict[str, str]:
-    """Return the variables that pip inherits on this machine, including those for builds."""
+    """Return the variables that pip and uv inherit on this machine, including those for builds."""
     building = {
         name: value for name, value in environment.items() if _matches(name, _BUILD_VARIABLES)
     }
-    return {**replica_variables(environment, pass_env), **pip_variables(environment), **building}
+    return {
+        **replica_variables(environment, pass_env),
+        **package_variables(environment),
+        **building,
+    }
 
 
 def _matches(name: str, patterns: Collection[str]) -> bool:
@@ -78,4 +73,4 @@ def _matches(name: str, patterns: Collection[str]) -> bool:
 
 def _is_plain_proxy(name: str, value: str) -> bool:
     # The text before an `@` is a user and a password.
-    return name.lower() in _PROXIES and "@" not in value
+    return name.lower() in PROXIES and "@" not in value
