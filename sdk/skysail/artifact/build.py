@@ -16,6 +16,7 @@ from types import FunctionType
 from typing import Any
 
 from skysail.artifact.comments import strip_comments
+from skysail.artifact.default_packages import default_packages
 from skysail.artifact.distributions import needed_packages
 from skysail.artifact.examples import read_example
 from skysail.artifact.local_modules import local_modules
@@ -148,10 +149,11 @@ def build_artifact(
             check=check,
             tries_batch=check and max_batch_size != 1,
         )
-    packages = needed_packages(code.not_sent)
+    needed = needed_packages(code.not_sent)
+    packages = default_packages(packaged, needed)
     contents = {
         **code.files,
-        **{f"{FILES_DIRECTORY}{path}": file for path, file in travelling.items()},
+        **_below(FILES_DIRECTORY, travelling),
         **_data_files(packaged),
         **{example_file(index): tensor.data for index, tensor in enumerate(learned.tensors)},
     }
@@ -159,10 +161,11 @@ def build_artifact(
         loader=packaged.loader,
         options=dict(packaged.options),
         skysail_version=__version__,
-        python_version=platform.python_version(),
+        python_version=packaged.python_version or platform.python_version(),
+        has_pickles=packaged.python_version is not None,
         packages=dict(packages.versions),
-        modules=dict(packages.modules),
-        requirements=(*packaged.requirements, *requirements),
+        modules=dict(needed.modules),
+        requirements=(*packages.requirements, *requirements),
         signature=SignatureRecord.of(learned.signature),
         calling=learned.calling,
         example_shapes=tuple(tensor.shape for tensor in learned.tensors),
@@ -232,9 +235,13 @@ class _PickledCode:
 
     @classmethod
     def of(cls, packaged: Packaged) -> "_PickledCode":
-        """Pickle a model, and collect its local modules; nothing for a format with its own files."""
+        """Pickle a model that has no files of its own, and collect its local modules."""
         if packaged.loader != PYTHON_LOADER:
-            return cls()
+            modules = local_modules(packaged.imports)
+            return cls(
+                _below(MODULES_DIRECTORY, modules.files),
+                not_sent=_not_sent(packaged.imports | modules.imports, modules.files),
+            )
         pickled = pickle_function(packaged.pickled)
         modules = local_modules(pickled.modules)
         if pickled.home_file in modules.files:
@@ -245,13 +252,17 @@ class _PickledCode:
             {
                 MODEL_FILE: pickled.content,
                 **({SOURCES_FILE: to_json(pickled.sources).encode()} if pickled.sources else {}),
-                **{f"{MODULES_DIRECTORY}{path}": each for path, each in modules.files.items()},
+                **_below(MODULES_DIRECTORY, modules.files),
             },
             pickled.functions,
             pickled.instances,
             _not_sent(pickled.modules | modules.imports, modules.files),
             pickled.import_reason,
         )
+
+
+def _below(directory: str, files: Mapping[str, BlobSource]) -> dict[str, BlobSource]:
+    return {f"{directory}{path}": content for path, content in files.items()}
 
 
 def _data_files(packaged: Packaged) -> dict[str, BlobSource]:

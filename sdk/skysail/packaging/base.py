@@ -51,8 +51,14 @@ class Packaged:
     """Object that travels as a pickle; only for the loader `python`."""
     data: Mapping[str, BlobSource] = field(default_factory=dict)
     """Files that the loader reads, by their path below `ModelContext.data`; a folder travels whole."""
+    imports: frozenset[str] = frozenset()
+    """Modules that the files refer to, or their members; local ones travel."""
     requirements: tuple[str, ...] = ()
     """Packages that the model needs, pinned to the versions that saved it."""
+    pins_packages: bool = False
+    """True to require, besides `requirements`, the packages of the pickle or of `imports` too."""
+    python_version: str | None = None
+    """Python whose pickles the files hold, such as 3.11.7; None without pickles."""
     signature: Signature | None = None
     """Inputs and outputs, if the format states them."""
     example: Any = None

@@ -149,7 +149,10 @@ class Manifest(_StoredRecord):
     skysail_version: str
     """Skysail that wrote the artifact."""
     python_version: str
-    """Python that wrote the artifact, such as 3.11.7; another minor version cannot load it."""
+    """Python that wrote the artifact or its pickles, such as 3.11.7. Another minor version loads only
+    artifacts without pickles."""
+    has_pickles: bool = False
+    """True if the files of the format hold pickles."""
     packages: dict[str, str] = Field(default_factory=dict)
     """Distributions that the function uses, with their versions on the machine of the deploy."""
     modules: dict[str, tuple[str, ...]] = Field(default_factory=dict)
@@ -187,7 +190,7 @@ class Manifest(_StoredRecord):
     @property
     def is_pickled(self) -> bool:
         """True if only the minor version of Python that wrote the artifact can load it."""
-        return self.loader == PYTHON_LOADER
+        return self.loader == PYTHON_LOADER or self.has_pickles
 
 
 def read_manifest(file: Path | IO[bytes]) -> Manifest:
@@ -204,7 +207,7 @@ def read_manifest(file: Path | IO[bytes]) -> Manifest:
                     f"the artifact's manifest.json is larger than {_MAX_MANIFEST_BYTES >> 20} MiB"
                 )
             manifest = parse_manifest(archive.read(info))
-            if manifest.is_pickled:
+            if manifest.loader == PYTHON_LOADER:
                 archive.getinfo(MODEL_FILE)
     except _NOT_AN_ARTIFACT as error:
         raise InvalidInput(f"the file is not an artifact of Skysail: {error}") from error
