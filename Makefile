@@ -146,6 +146,19 @@ test: install  ## run the tests of the first tier, in three minutes (ARGS="tests
 test-all: test  ## run those and then all others, with Docker and Kubernetes where they are
 	$(PYTEST) --tier rest $(ARGS)
 
+# The libraries of the formats take 1.5 GB, and a minute without what uv cached.
+FORMATS := .cache/formats
+.PHONY: formats
+formats: install  ## run the contract of every model format, in an environment with their libraries (ARGS="-k xgboost")
+	scripts/formats-environment $(FORMATS)
+	$(FORMATS)/bin/python -m pytest -n 2 --durations 10 tests/formats $(ARGS)
+
+.PHONY: formats-lock
+formats-lock:  ## renew the pins of that environment
+	$(PYTHON) -m venv .cache/uv && .cache/uv/bin/python -m pip install --quiet uv
+	.cache/uv/bin/uv pip compile --quiet --upgrade --no-annotate --no-header --extra server --group unit \
+	  tests/formats/requirements.txt pyproject.toml --output-file tests/formats/constraints.txt
+
 .PHONY: interpreters
 interpreters: install  ## run unit tests on Python 3.10, 3.12 and 3.13, and show how much of the code they run
 	PYENV_VERSION=$${PYENV_VERSION-$$(pyenv versions --bare 2>/dev/null | paste -sd:)} $(BIN)/nox --no-error-on-missing-interpreters $(ARGS)

@@ -63,6 +63,9 @@ def group(test: str) -> str:
             return name
     file = _file(test)
     folder = file.rpartition("/")[0]
+    if folder == "tests/formats":
+        # The model of a case stays up for all tests of the case.
+        return test.rpartition("[")[2] or file
     return _TOGETHER.get(file) or _TOGETHER.get(folder) or file
 
 
