@@ -1,0 +1,85 @@
+"""The packager of models of MLflow: folders, and URIs of a tracking store."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from skysail.packaging.base import Packaged, PackagingOptions
+from skysail.packaging.mlflow_folder import DESCRIPTION, MlflowFolder
+from skysail.packaging.pins import is_installed
+from skysail.packaging.saved_files import path_of, temporary_directory
+from skysail_common.errors import InvalidInput
+from skysail_common.loaders.mlflow import MODEL_DATA, function_of_folder
+
+_SCHEMES = ("models:/", "runs:/", "mlflow-artifacts:/")
+
+
+def package(source: Any, options: PackagingOptions) -> Packaged | None:
+    """Return how a model of MLflow travels: as its folder.
+
+    Replicas load its flavor `python_function`. The folder has the packages, the version of Python,
+    and often an example.
+
+    Args:
+        source: Path of the folder, URI (`models:/name@alias`, `models:/name/3`, `runs:/id/model`), or
+            what `log_model` returned.
+        options: Choices of the caller.
+
+    Raises:
+        InvalidInput: MLflow is needed here and is not installed, or the model cannot be read.
+    """
+    uri = getattr(source, "model_uri", None) if _is_logged(source) else source
+    temporary: tuple[TemporaryDirectory[str], ...] = ()
+    if isinstance(uri, str) and uri.startswith(_SCHEMES):
+        with temporary_directory() as directory:
+            folder = _fetched(uri, directory.name)
+        temporary = (directory,)
+    else:
+        path = path_of(source)
+        if path is None or not (path / DESCRIPTION).is_file():
+            return None
+        folder = path
+    if options.method is not None:
+        raise InvalidInput(
+            f"cannot deploy the model of MLflow by method={options.method!r}: its flavor "
+            "python_function has one function; leave method out"
+        )
+    described = MlflowFolder(folder)
+    has_params = described.has_params
+    is_here = is_installed("mlflow")
+    return Packaged(
+        open=(lambda context: function_of_folder(folder, has_params=has_params))
+        if is_here
+        else None,
+        loader="mlflow",
+        options={"params": has_params},
+        data={MODEL_DATA: folder},
+        requirements=described.requirements,
+        python_version=described.python_version,
+        example=described.example(),
+        temporary=temporary,
+    )
+
+
+def _is_logged(source: Any) -> bool:
+    """Return whether an object is what `mlflow.<flavor>.log_model` returned."""
+    return type(source).__module__.startswith("mlflow.") and hasattr(source, "model_uri")
+
+
+def _fetched(uri: str, directory: str) -> Path:
+    """Fetch a model from the tracking store, and return its folder."""
+    try:
+        from mlflow.artifacts import download_artifacts
+    except ImportError as error:
+        raise InvalidInput(
+            f"cannot fetch {uri}: MLflow is not installed here; install mlflow-skinny, or give the "
+            "path of a folder"
+        ) from error
+    try:
+        return Path(download_artifacts(artifact_uri=uri, dst_path=directory))
+    # The classes of these errors are of MLflow and its stores.
+    except Exception as error:
+        raise InvalidInput(
+            f"cannot fetch {uri}: {error}; check the URI, and the tracking store by "
+            "mlflow.set_tracking_uri or MLFLOW_TRACKING_URI"
+        ) from error

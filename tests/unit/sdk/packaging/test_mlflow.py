@@ -1,0 +1,89 @@
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+import skysail
+from skysail.packaging.base import PackagingOptions
+from skysail.packaging.mlflow import package
+from skysail.packaging.mlflow_folder import MlflowFolder
+
+
+def save(folder: Path, **changes: object) -> Path:
+    """Write a folder as MLflow does, without a model."""
+    content = {
+        "flavors": {"python_function": {"loader_module": "mlflow.sklearn", "python_version": "3.9.2"}},
+        "signature": {
+            "inputs": json.dumps([{"type": "tensor", "tensor-spec": {"dtype": "float32", "shape": [-1, 2]}}]),
+            "params": json.dumps([{"name": "t", "type": "double", "default": 0.5, "shape": None}]),
+        },
+        "saved_input_example_info": {"artifact_path": "example.json", "type": "ndarray"},
+    } | changes  # fmt: skip
+    folder.mkdir(exist_ok=True)
+    (folder / "MLmodel").write_text(yaml.safe_dump(content))
+    (folder / "requirements.txt").write_text("mlflow==3.1\n# of the flavor\nscikit-learn==1.6.1\n")
+    (folder / "example.json").write_text('{"inputs": [[1, 2], [3, 4]]}')
+    return folder
+
+
+def test_a_folder_says_what_the_model_needs(tmp_path: Path):
+    folder = MlflowFolder(save(tmp_path / "m"))
+    assert folder.python_version == "3.9.2"
+    assert folder.has_params
+    assert folder.requirements == ("mlflow==3.1", "scikit-learn==1.6.1")
+    example = folder.example()
+    assert example.dtype == np.float32
+    assert example.tolist() == [[1, 2], [3, 4]]
+
+
+def test_requirements_of_conda(tmp_path: Path):
+    folder = save(tmp_path / "m")
+    (folder / "requirements.txt").unlink()
+    (folder / "conda.yaml").write_text(
+        yaml.safe_dump({"dependencies": ["python=3.9", "pip", {"pip": ["mlflow==2", "xgboost"]}]})
+    )
+    assert MlflowFolder(folder).requirements == ("mlflow==2", "xgboost")
+
+
+def test_a_folder_travels_whole(tmp_path: Path):
+    folder = save(tmp_path / "m")
+    packaged = package(str(folder), PackagingOptions())
+    assert packaged is not None
+    assert packaged.data == {"model": folder}
+    assert packaged.python_version == "3.9.2"
+    assert packaged.options == {"params": True}
+
+
+@pytest.mark.parametrize("source", ["nothing", lambda: None, 3])
+def test_other_models_are_not_of_mlflow(source):
+    assert package(source, PackagingOptions()) is None
+
+
+def test_a_folder_without_the_flavor_is_named(tmp_path: Path):
+    folder = save(tmp_path / "m", flavors={"sklearn": {}})
+    with pytest.raises(
+        skysail.errors.InvalidInput, match="no flavor 'python_function', only 'sklearn'"
+    ):
+        package(folder, PackagingOptions())
+
+
+def test_a_broken_description_is_named(tmp_path: Path):
+    folder = save(tmp_path / "m")
+    (folder / "MLmodel").write_text("[")
+    with pytest.raises(skysail.errors.InvalidInput, match=r"cannot read .*MLmodel"):
+        package(folder, PackagingOptions())
+
+
+def test_a_method_is_refused(tmp_path: Path):
+    with pytest.raises(skysail.errors.InvalidInput, match="method='predict_proba'"):
+        package(save(tmp_path / "m"), PackagingOptions("predict_proba"))
+
+
+def test_a_uri_needs_mlflow(tmp_path: Path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlflow.artifacts", None)
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    with pytest.raises(skysail.errors.InvalidInput, match="MLflow is not installed here"):
+        package("models:/fraud@best", PackagingOptions())
