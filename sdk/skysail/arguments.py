@@ -117,6 +117,7 @@ _ANYTHING = ("anything", lambda value: True)
 CHECKS: dict[str, tuple[str, Check]] = {
     "application": _TEXT,
     "artifact": _ANYTHING,
+    "batch": _FLAG,
     "cache_ttl_s": _AMOUNT,
     "check": _FLAG,
     "cpus": _AMOUNT,
@@ -135,6 +136,7 @@ CHECKS: dict[str, tuple[str, Check]] = {
     "labels": _MAP,
     "management_tls_ca_file": _PATH,
     "max_batch_size": _COUNT,
+    "max_concurrency": _COUNT,
     "max_queue_delay_s": _AMOUNT,
     "max_queue_size": _COUNT,
     "max_replicas": _COUNT,
@@ -147,6 +149,10 @@ CHECKS: dict[str, tuple[str, Check]] = {
     "num_threads": _COUNT,
     "on_event": _FUNCTION,
     "pkgs_to_install": _TEXTS,
+    "params": (
+        "a dictionary of JSON values by name",
+        lambda value: isinstance(value, Mapping),
+    ),
     "policy": ("a PolicyName", lambda value: isinstance(value, PolicyName)),
     "preferred_batch_sizes": (
         "a list of whole numbers",

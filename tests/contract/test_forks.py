@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from skysail_common.call_style import CallStyle
 from skysail_common.clock import NEVER
 from skysail_common.tensors import DataType, Signature, TensorSpec
 from skysail_model_server.call_watchdog import CallWatchdog
@@ -96,8 +97,9 @@ def test_a_fork_in_one_call_makes_no_other_call(tmp_path):
 
     def answer() -> None:
         # This needs a separate process because fork handlers stay registered.
-        execution = Execution(Model(forks, "array", signature), CallWatchdog(NEVER, FakeClock()))
-        os.register_at_fork(after_in_child=execution.end_in_fork)
+        execution = Execution(
+            Model(forks, CallStyle(), signature), CallWatchdog(NEVER, FakeClock())
+        )
         result = execution.run(batch)
         os._exit(len(result.errors))
 
@@ -124,12 +126,12 @@ def test_a_fork_in_the_warm_up_ends_with_its_call(fork_at, fails, tmp_path):
 
     spec = TensorSpec("x", DataType.FP32, (-1, 1))
     signature = Signature((spec,), (TensorSpec("output", DataType.FP32, (-1, 1)),))
-    model = Model(forks, "array", signature)
+    model = Model(forks, CallStyle(), signature)
 
     def warm() -> None:
         pid = os.getpid()
         try:
-            warm_up(model, [np.zeros((1, 1), "f4")])
+            warm_up(model, [[np.zeros((1, 1), "f4")]])
         except ValueError:
             # Loading expects the error of the example itself.
             os._exit(1)

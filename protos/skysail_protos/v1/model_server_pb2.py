@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from skysail_protos.v1 import routing_pb2 as skysail__protos_dot_v1_dot_routing__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$skysail_protos/v1/model_server.proto\x12\nskysail.v1\x1a\x1fskysail_protos/v1/routing.proto\"]\n\x05\x42\x61tch\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0c\n\x04rows\x18\x02 \x03(\r\x12\x0e\n\x06inputs\x18\x03 \x03(\x0c\x12\x15\n\rvariable_dims\x18\x04 \x03(\x03\x12\x13\n\x0b\x65xpected_us\x18\x05 \x01(\r\":\n\nBatchError\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04\x63ode\x18\x02 \x01(\x05\x12\x0f\n\x07message\x18\x03 \x01(\t\"\xe4\x01\n\x0b\x42\x61tchResult\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0f\n\x07outputs\x18\x02 \x03(\x0c\x12\x15\n\rvariable_dims\x18\x03 \x03(\x03\x12\x13\n\x0b\x62ytes_sizes\x18\x04 \x03(\x04\x12&\n\x06\x65rrors\x18\x05 \x03(\x0b\x32\x16.skysail.v1.BatchError\x12\x12\n\ncompute_us\x18\x06 \x01(\r\x12\x0f\n\x07wait_us\x18\x07 \x01(\r\x12\x12\n\nbacklog_us\x18\x08 \x01(\r\x12+\n\tlatencies\x18\t \x03(\x0b\x32\x18.skysail.v1.LatencyPoint2O\n\x0bModelServer\x12@\n\x0ePredictBatches\x12\x11.skysail.v1.Batch\x1a\x17.skysail.v1.BatchResult(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$skysail_protos/v1/model_server.proto\x12\nskysail.v1\x1a\x1fskysail_protos/v1/routing.proto\"m\n\x05\x42\x61tch\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0c\n\x04rows\x18\x02 \x03(\r\x12\x0e\n\x06inputs\x18\x03 \x03(\x0c\x12\x15\n\rvariable_dims\x18\x04 \x03(\x03\x12\x13\n\x0b\x65xpected_us\x18\x05 \x01(\r\x12\x0e\n\x06params\x18\x06 \x03(\t\":\n\nBatchError\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04\x63ode\x18\x02 \x01(\x05\x12\x0f\n\x07message\x18\x03 \x01(\t\"\xe4\x01\n\x0b\x42\x61tchResult\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0f\n\x07outputs\x18\x02 \x03(\x0c\x12\x15\n\rvariable_dims\x18\x03 \x03(\x03\x12\x13\n\x0b\x62ytes_sizes\x18\x04 \x03(\x04\x12&\n\x06\x65rrors\x18\x05 \x03(\x0b\x32\x16.skysail.v1.BatchError\x12\x12\n\ncompute_us\x18\x06 \x01(\r\x12\x0f\n\x07wait_us\x18\x07 \x01(\r\x12\x12\n\nbacklog_us\x18\x08 \x01(\r\x12+\n\tlatencies\x18\t \x03(\x0b\x32\x18.skysail.v1.LatencyPoint2O\n\x0bModelServer\x12@\n\x0ePredictBatches\x12\x11.skysail.v1.Batch\x1a\x17.skysail.v1.BatchResult(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,11 +33,11 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'skysail_protos.v1.model_ser
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_BATCH']._serialized_start=85
-  _globals['_BATCH']._serialized_end=178
-  _globals['_BATCHERROR']._serialized_start=180
-  _globals['_BATCHERROR']._serialized_end=238
-  _globals['_BATCHRESULT']._serialized_start=241
-  _globals['_BATCHRESULT']._serialized_end=469
-  _globals['_MODELSERVER']._serialized_start=471
-  _globals['_MODELSERVER']._serialized_end=550
+  _globals['_BATCH']._serialized_end=194
+  _globals['_BATCHERROR']._serialized_start=196
+  _globals['_BATCHERROR']._serialized_end=254
+  _globals['_BATCHRESULT']._serialized_start=257
+  _globals['_BATCHRESULT']._serialized_end=485
+  _globals['_MODELSERVER']._serialized_start=487
+  _globals['_MODELSERVER']._serialized_end=566
 # @@protoc_insertion_point(module_scope)

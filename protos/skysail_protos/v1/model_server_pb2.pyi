@@ -30,6 +30,7 @@ class Batch(_message.Message):
     INPUTS_FIELD_NUMBER: _builtins.int
     VARIABLE_DIMS_FIELD_NUMBER: _builtins.int
     EXPECTED_US_FIELD_NUMBER: _builtins.int
+    PARAMS_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """Id chosen by the sender; unique among its batches in flight."""
     expected_us: _builtins.int
@@ -48,6 +49,12 @@ class Batch(_message.Message):
         input that has any. Empty if no dimension varies.
         """
 
+    @_builtins.property
+    def params(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Parameters of each query as a JSON object, in order; empty text for none. Absent if no query has
+        parameters, and for a version whose function takes none.
+        """
+
     def __init__(
         self,
         *,
@@ -56,10 +63,11 @@ class Batch(_message.Message):
         inputs: _abc.Iterable[_builtins.bytes] | None = ...,
         variable_dims: _abc.Iterable[_builtins.int] | None = ...,
         expected_us: _builtins.int = ...,
+        params: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_us", b"expected_us", "id", b"id", "inputs", b"inputs", "rows", b"rows", "variable_dims", b"variable_dims"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_us", b"expected_us", "id", b"id", "inputs", b"inputs", "params", b"params", "rows", b"rows", "variable_dims", b"variable_dims"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

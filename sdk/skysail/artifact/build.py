@@ -6,7 +6,7 @@ import os
 import platform
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from os import PathLike
@@ -19,6 +19,7 @@ from skysail.artifact.comments import strip_comments
 from skysail.artifact.default_packages import default_packages
 from skysail.artifact.distributions import needed_packages
 from skysail.artifact.examples import read_example
+from skysail.artifact.local_function import LocalFunction, style_of
 from skysail.artifact.local_modules import local_modules
 from skysail.artifact.pickling import pickle_function
 from skysail.artifact.signature_inference import (
@@ -34,6 +35,7 @@ from skysail_common.artifacts import (
     DATA_DIRECTORY,
     FILES_DIRECTORY,
     MANIFEST_FILE,
+    MAX_EXAMPLES,
     MODEL_FILE,
     MODULES_DIRECTORY,
     PYTHON_LOADER,
@@ -45,9 +47,10 @@ from skysail_common.artifacts import (
     file_sha256,
     to_json,
 )
+from skysail_common.call_style import CallStyle
 from skysail_common.errors import InvalidInput
 from skysail_common.loaders.base import ModelContext
-from skysail_common.model_functions import Calling
+from skysail_common.model_functions import Calling, Function
 from skysail_common.tensors import Signature, Tensor
 
 _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -99,6 +102,8 @@ def build_artifact(
     files: "Mapping[str, str | PathLike[str]] | None" = None,
     requirements: Sequence[str] = (),
     check: bool = True,
+    batch: bool = True,
+    max_concurrency: int | None = None,
     max_batch_size: int | None = None,
 ) -> Artifact:
     """Return the artifact of a model.
@@ -113,15 +118,20 @@ def build_artifact(
             output for each.
         example: Inputs that the model can answer: an array [batch, …] (or a value that numpy
             converts to one), or a dictionary of inputs by name. The signature is inferred from it,
-            and each replica answers it before it is ready.
-        examples: Several batches in place of one. An axis whose size differs between them, or
-            between their outputs, may have any size. Replicas answer the first.
+            and each replica answers it before it is ready. With `batch=False` it is one input,
+            without the batch axis.
+        examples: Several of them in place of one. An axis whose size differs between them, or
+            between their outputs, may have any size. Replicas answer each of them.
         input_type: `integers`, `floats`, `doubles`, `bytes` or `strings`, in place of an example.
         method: Method that answers queries, in place of the usual one.
         files: Paths of files and folders that travel with the model, by name.
         requirements: Packages that pip installs for replicas.
         check: False to call the model only for its signature: once for each example, and not at
             all with an `input_type`.
+        batch: False if the model takes one input at a time and returns its output, both without a
+            batch axis.
+        max_concurrency: Most calls side by side in one replica, for an `async def` function or with
+            `batch=False`; if None, 64 coroutines, or 1 call.
         max_batch_size: Most rows of a batch; 1 to skip the check with two rows.
 
     Raises:
@@ -146,6 +156,7 @@ def build_artifact(
             _context(travelling, files or {}),
             [example] if example is not None else examples,
             input_type,
+            _Calls(batch, max_concurrency),
             check=check,
             tries_batch=check and max_batch_size != 1,
         )
@@ -155,7 +166,11 @@ def build_artifact(
         **code.files,
         **_below(FILES_DIRECTORY, travelling),
         **_data_files(packaged),
-        **{example_file(index): tensor.data for index, tensor in enumerate(learned.tensors)},
+        **{
+            example_file(number, index): tensor.data
+            for number, example in enumerate(learned.examples)
+            for index, tensor in enumerate(example)
+        },
     }
     manifest = Manifest(
         loader=packaged.loader,
@@ -167,8 +182,12 @@ def build_artifact(
         modules=dict(needed.modules),
         requirements=(*packages.requirements, *requirements),
         signature=SignatureRecord.of(learned.signature),
-        calling=learned.calling,
-        example_shapes=tuple(tensor.shape for tensor in learned.tensors),
+        calling=learned.style.calling,
+        batch=learned.style.batch,
+        is_async=learned.style.is_async,
+        max_concurrency=learned.style.max_concurrency,
+        takes_params=learned.style.takes_params,
+        examples=tuple(tuple(each.shape for each in example) for example in learned.examples),
         import_reason=code.import_reason,
         blobs=tuple(_blob(path, contents[path]) for path in sorted(contents)),
     )
@@ -180,9 +199,25 @@ class _Learned:
     """What the answers to the examples show."""
 
     signature: Signature
-    calling: Calling
-    tensors: tuple[Tensor, ...] = ()
-    """The first example."""
+    style: CallStyle
+    examples: tuple[tuple[Tensor, ...], ...] = ()
+    """Inputs of each example."""
+
+
+@dataclass(frozen=True)
+class _Calls:
+    """What the caller says about calls of the function."""
+
+    batch: bool
+    max_concurrency: int | None
+
+    def style(
+        self, function: Function, calling: Calling, inputs: Collection[str] = ()
+    ) -> CallStyle:
+        """Return how replicas call a function (see `style_of`)."""
+        return style_of(
+            function, calling, inputs, batch=self.batch, max_concurrency=self.max_concurrency
+        )
 
 
 def _learn(
@@ -190,6 +225,7 @@ def _learn(
     context: ModelContext,
     batches: Sequence[Any] | None,
     input_type: str | None,
+    calls: _Calls,
     *,
     check: bool,
     tries_batch: bool,
@@ -197,20 +233,28 @@ def _learn(
     """Run the model on its examples, unless the format states the signature."""
     if batches is None and input_type is None:
         assert packaged.signature is not None
-        return _Learned(packaged.signature, "mapping")
+        return _Learned(packaged.signature, CallStyle("mapping"))
     if packaged.open is None:
         raise InvalidInput("cannot deploy the model: it cannot run on this machine")
     function = packaged.open(context)
     if input_type is not None:
         made_up, signature = signature_for_type(input_type)
+        style = calls.style(function, "list")
         if check:
-            check_with_sample_inputs(function, made_up)
-        return _Learned(signature, "list")
+            check_with_sample_inputs(LocalFunction(function, style), made_up)
+        return _Learned(signature, style)
     if not batches:
         raise InvalidInput("cannot use examples: the list is empty; give at least one batch")
-    given = [read_example(function, batch) for batch in batches]
-    signature = packaged.signature or infer_signature(function, given, tries_batch=tries_batch)
-    return _Learned(signature, given[0].calling, given[0].tensors)
+    if len(batches) > MAX_EXAMPLES:
+        raise InvalidInput(
+            f"cannot use {len(batches)} examples: a replica answers each before it is ready; give at "
+            f"most {MAX_EXAMPLES}, of the smallest and the largest sizes"
+        )
+    given = [read_example(function, each, batch=calls.batch) for each in batches]
+    style = calls.style(function, given[0].calling, given[0].arrays)
+    local = LocalFunction(function, style)
+    signature = packaged.signature or infer_signature(local, given, tries_batch=tries_batch)
+    return _Learned(signature, style, tuple(example.tensors for example in given))
 
 
 def _context(

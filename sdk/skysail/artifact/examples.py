@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from skysail.artifact.local_function import takes_params
 from skysail_common.errors import InvalidInput, ModelFailed
 from skysail_common.model_functions import Calling, Function, as_array
 from skysail_common.tensors import Array, Tensor, TensorSpec, from_numpy
@@ -48,19 +49,20 @@ class Example:
         return {name: array[0] for name, array in self.copied().items()}
 
 
-def read_example(function: Function, example: Any) -> Example:
+def read_example(function: Function, example: Any, *, batch: bool = True) -> Example:
     """Return an example of the input of a function.
 
     Args:
         function: Function, whose parameters give the calling convention and the name of the input.
         example: An array [batch, …] (or a value that numpy converts to one), or a dictionary of
-            them.
+            them; without the batch axis if `batch` is false.
+        batch: False for one input, which becomes a batch of one row.
 
     Raises:
         InvalidInput: the example has no batch axis, or values without a datatype.
     """
     if isinstance(example, Mapping):
-        arrays = {str(name): _array(str(name), value) for name, value in example.items()}
+        arrays = {str(name): _array(str(name), value, batch) for name, value in example.items()}
         if not arrays:
             raise InvalidInput(
                 "cannot use the example: the dictionary is empty; give one entry per input"
@@ -68,7 +70,7 @@ def read_example(function: Function, example: Any) -> Example:
         calling: Calling = "keywords" if _takes_keywords(function, arrays) else "mapping"
     else:
         name = _first_parameter(function)
-        calling, arrays = "array", {name: _array(name, example)}
+        calling, arrays = "array", {name: _array(name, example, batch)}
     tensors = tuple(from_numpy(name, array) for name, array in arrays.items())
     num_rows = {tensor.shape[0] for tensor in tensors}
     if len(num_rows) != 1:
@@ -78,15 +80,17 @@ def read_example(function: Function, example: Any) -> Example:
     return Example(calling, arrays, tensors)
 
 
-def _array(name: str, value: Any) -> Array:
+def _array(name: str, value: Any, batch: bool) -> Array:
     try:
         array = as_array(name, value)
+        if not batch:
+            array = array[np.newaxis]
     except ModelFailed as error:
         raise InvalidInput(f"cannot use the example: {error.message}{_advice(value)}") from error
     if array.ndim == 0 or array.shape[0] == 0:
         raise InvalidInput(
             f"cannot use the example of {name!r}: it needs a batch axis with at least one row; for a "
-            "single input give [input]"
+            "single input give [input], or deploy a function of one input with batch=False"
         )
     if 0 in array.shape:
         raise InvalidInput(
@@ -112,7 +116,8 @@ def _advice(value: Any) -> str:
 
 def _takes_keywords(function: Function, names: Iterable[str]) -> bool:
     try:
-        inspect.signature(function).bind(**dict.fromkeys(names))
+        more = {"params"} if takes_params(function) else set()
+        inspect.signature(function).bind(**dict.fromkeys({*names, *more}))
     except (TypeError, ValueError):
         return False
     return True

@@ -3,20 +3,16 @@
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import FunctionType, MethodType
 from typing import Any
 
 import numpy as np
 
 from skysail.artifact.examples import Example
+from skysail.artifact.local_function import LocalFunction, called_code
 from skysail_common.errors import InvalidInput, ModelFailed
 from skysail_common.model_functions import (
     LIST_OUTPUT,
-    Calling,
-    Function,
-    call_function,
     checked_outputs,
-    named_outputs,
 )
 from skysail_common.tensors import (
     CLIPPER_SPECS,
@@ -30,16 +26,19 @@ from skysail_common.tensors import (
 
 _BATCH_ADVICE = (
     "; it is called with a batch and must return an output for each row, such as "
-    "[predict(row) for row in batch]"
+    "[predict(row) for row in batch]; deploy a function of one input with batch=False"
+)
+_SINGLE_ADVICE = (
+    "; with batch=False it is called with one input, without a batch axis, and the example is one "
+    "input; a function of batches is deployed without batch=False"
 )
 
 
 def check_callable(function: Any) -> None:
-    """Check that an object is a function that can answer a batch.
+    """Check that an object is a function that can answer queries.
 
     Raises:
-        InvalidInput: the object is not callable, or is a class, a coroutine function or a generator
-            function.
+        InvalidInput: the object is not callable, or is a class or a generator function.
     """
     name = getattr(function, "__qualname__", type(function).__name__)
     if inspect.isclass(function):
@@ -52,23 +51,16 @@ def check_callable(function: Any) -> None:
             f"cannot deploy a {type(function).__name__}: it is no function and has no method "
             "'predict'; give method= if another method answers"
         )
-    called = function
-    if not isinstance(function, (FunctionType, MethodType)) and not hasattr(function, "func"):
-        called = type(function).__call__
-    if inspect.iscoroutinefunction(called) or inspect.isasyncgenfunction(called):
+    called = called_code(function)
+    if inspect.isasyncgenfunction(called) or inspect.isgeneratorfunction(called):
         raise InvalidInput(
-            f"cannot deploy {name}: it is an async function, and a replica calls it without an "
-            "event loop; deploy a function that returns asyncio.run(...) of it"
-        )
-    if inspect.isgeneratorfunction(called):
-        raise InvalidInput(
-            f"cannot deploy {name}: it is a generator function; return a list of all outputs "
-            "instead of yielding them"
+            f"cannot deploy {name}: it is a generator function, and a query has one answer; return a "
+            "list of all outputs instead of yielding them"
         )
 
 
 def infer_signature(
-    function: Function, examples: Sequence[Example], *, tries_batch: bool
+    function: LocalFunction, examples: Sequence[Example], *, tries_batch: bool
 ) -> Signature:
     """Return the signature of a function, inferred from its answers to examples.
 
@@ -87,16 +79,15 @@ def infer_signature(
         _merged([answer.specs for answer in answers], "output", ModelFailed),
     )
     first = examples[0]
-    if tries_batch and first.num_rows == 1:
+    if tries_batch and function.style.batch and first.num_rows == 1:
         try:
-            batch = first.repeated(2)
-            outputs = named_outputs(call_function(function, first.calling, batch), first.calling)
+            outputs = function.outputs(first.repeated(2), 2)
             checked_outputs(outputs, answers[0].loose_specs, 2)
         except Exception as error:
             what = error.message if isinstance(error, ModelFailed) else _describe(error)
             raise ModelFailed(
                 f"the function answers one row, but not two rows at once: {what}{_BATCH_ADVICE}; if "
-                "it can only take one row, give max_batch_size=1"
+                "it takes a batch of one row only, give max_batch_size=1"
             ) from error
     return signature
 
@@ -108,22 +99,24 @@ class _Answer:
     """The specifications with every size variable."""
 
 
-def _answer(function: Function, example: Example) -> _Answer:
+def _answer(function: LocalFunction, example: Example) -> _Answer:
+    advice = _BATCH_ADVICE if function.style.batch else ""
     try:
         # The function gets copies, because it may write to its inputs.
-        result = call_function(function, example.calling, example.copied())
+        outputs = function.outputs(example.copied(), example.num_rows)
+    except ModelFailed:
+        raise
     except Exception as error:
         raise ModelFailed(
             f"the function failed on the example: {_describe(error)}{_advice(function, example, error)}"
         ) from error
-    outputs = named_outputs(result, example.calling)
     if not outputs:
-        raise ModelFailed(f"the function returned an empty {type(result).__name__}")
+        raise ModelFailed("the function returned an empty dict or tuple")
     specs = tuple(_output_spec(name, array) for name, array in outputs.items())
     try:
         checked_outputs(outputs, specs, example.num_rows)
     except ModelFailed as error:
-        raise ModelFailed(f"{error.message}{_BATCH_ADVICE}") from error
+        raise ModelFailed(f"{error.message}{advice}") from error
     loose = tuple(
         TensorSpec(spec.name, spec.datatype, (-1,) * len(spec.shape), spec.content)
         for spec in specs
@@ -135,28 +128,35 @@ def _describe(error: Exception) -> str:
     return ": ".join(filter(None, [type(error).__name__, str(error)]))
 
 
-def _advice(function: Function, example: Example, error: Exception) -> str:
+def _advice(function: LocalFunction, example: Example, error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError):
         return (
             "; the function runs on this machine to learn its signature: install "
             f"{error.name} here too, or give an input_type in place of the example"
         )
-    if ("Tensor" in str(error) and "ndarray" in str(error)) or _is_torch_module(function):
+    if ("Tensor" in str(error) and "ndarray" in str(error)) or _is_torch_module(function.function):
         return (
             "; functions are called with numpy arrays: deploy one that converts them, such as "
             "lambda x: model(torch.from_numpy(x)).detach().numpy()"
         )
-    return _BATCH_ADVICE if _answers_one(function, example.calling, example.first_row()) else ""
+    if isinstance(error, TypeError) and "'params'" in str(error):
+        return (
+            "; a function that takes parameters of queries has them as its last, keyword-only "
+            "argument, such as def predict(x, *, params)"
+        )
+    if not function.style.batch:
+        return _SINGLE_ADVICE if _answers(function, example.copied()) else ""
+    return _BATCH_ADVICE if _answers(function, example.first_row()) else ""
 
 
 def _is_torch_module(function: Any) -> bool:
     return any(cls.__module__.startswith("torch.nn") for cls in type(function).__mro__)
 
 
-def _answers_one(function: Function, calling: Calling, inputs: Mapping[str, Any]) -> bool:
-    """Return whether the function answers a single input."""
+def _answers(function: LocalFunction, inputs: Mapping[str, Any]) -> bool:
+    """Return whether one call answers inputs."""
     try:
-        return call_function(function, calling, inputs) is not None
+        return function.call(inputs) is not None
     except Exception:
         return False
 
@@ -235,37 +235,41 @@ def signature_for_type(name: str) -> tuple[InputType, Signature]:
     return input_type, Signature((spec,), (LIST_OUTPUT,))
 
 
-def check_with_sample_inputs(function: Function, input_type: InputType) -> None:
+def check_with_sample_inputs(function: LocalFunction, input_type: InputType) -> None:
     """Call a function with two sample values, and report an error that any value would cause.
 
     A function may rightly refuse sample values, so that most errors are ignored.
 
     Raises:
-        ModelFailed: the function uses an unknown name, takes one value in place of a list, or does
-            not return a list with an output for each.
+        ModelFailed: the function uses an unknown name, takes one value in place of a list or the
+            other way round, or does not return an output for each.
     """
     inputs = [
         np.array(value) if isinstance(value, np.ndarray) else value for value in _VALUES[input_type]
     ]
-    single = {"input": inputs[0]}
+    is_batch = function.style.batch
+    other = {"input": inputs[0] if is_batch else list(inputs)}
+    advice = _BATCH_ADVICE if is_batch else _SINGLE_ADVICE
     try:
-        result = call_function(function, "list", {"input": list(inputs)})
+        outputs = function.outputs({"input": list(inputs)}, len(inputs))
+    except ModelFailed as error:
+        raise ModelFailed(f"{error.message}{advice}{_UNCHECKED}") from error
     except Exception as error:
-        takes_one = _answers_one(function, "list", single)
-        if takes_one or _is_mistake(error):
+        takes_other = _answers(function, other)
+        if takes_other or _is_mistake(error):
+            form = "a list of two" if is_batch else "two"
             raise ModelFailed(
-                f"the function failed on a list of two made-up {input_type.name.lower()}: "
-                f"{_describe(error)}{_BATCH_ADVICE if takes_one else ''}; if it is right for real "
-                "inputs, deploy it with check=False"
+                f"the function failed on {form} made-up {input_type.name.lower()}: "
+                f"{_describe(error)}{advice if takes_other else ''}{_UNCHECKED}"
             ) from error
         return
     try:
-        checked_outputs(named_outputs(result, "list"), (LIST_OUTPUT,), len(inputs))
+        checked_outputs(outputs, (LIST_OUTPUT,), len(inputs))
     except ModelFailed as error:
-        raise ModelFailed(
-            f"{error.message}{_BATCH_ADVICE}; if it is right for real inputs, deploy it with "
-            "check=False"
-        ) from error
+        raise ModelFailed(f"{error.message}{advice}{_UNCHECKED}") from error
+
+
+_UNCHECKED = "; if it is right for real inputs, deploy it with check=False"
 
 
 def _is_mistake(error: Exception) -> bool:

@@ -45,6 +45,8 @@ class DeploymentCalls(ScalingCalls):
         method: str | None = None,
         files: "Mapping[str, str | PathLike[str]] | None" = None,
         check: bool = True,
+        batch: bool = True,
+        max_concurrency: int | None = None,
         num_replicas: int | None = None,
         pkgs_to_install: Sequence[str] = (),
         requirements: str | Path | None = None,
@@ -86,8 +88,8 @@ class DeploymentCalls(ScalingCalls):
             example: Input that the model can answer, with its batch axis, such as `X[:1]`, or
                 a dictionary of inputs by name. The signature is inferred from it, and each replica
                 warms up with it.
-            examples: Several batches in place of one. An axis whose size differs between them, or
-                between their outputs, may have any size.
+            examples: Several of them in place of one. An axis whose size differs between them, or
+                between their outputs, may have any size. Each replica warms up with all of them.
             input_type: `integers`, `floats`, `doubles`, `bytes` or `strings`, in place of an
                 example.
             method: Method of the source that answers, such as `predict_proba`; if None, the usual
@@ -97,6 +99,10 @@ class DeploymentCalls(ScalingCalls):
             check: True to look for mistakes: a function that takes only one row, or with an
                 `input_type` a function that fails for two sample inputs. False to call the
                 function on the examples only.
+            batch: False if the function takes one input at a time and returns its output, both
+                without a batch axis; the example is then one input too.
+            max_concurrency: Most calls side by side in one replica: coroutines of an `async def`
+                function (64 if None), or threads with `batch=False` (1 if None).
             num_replicas: Number of replicas, at least 1; if None, 1 for a first deployment.
             pkgs_to_install: Packages for pip, in the format of a requirements file; a str is one
                 package.
@@ -157,6 +163,8 @@ class DeploymentCalls(ScalingCalls):
             files=files,
             requirements=read_requirements(pkgs_to_install, requirements),
             check=check,
+            batch=batch,
+            max_concurrency=max_concurrency,
             max_batch_size=max_batch_size,
         )
         request = deploy_request(

@@ -82,6 +82,17 @@ class _NumberCommand(click.Command):
     show_default=True,
     help="Look for mistakes, with two rows or with sample inputs.",
 )
+@click.option(
+    "--batch/--no-batch",
+    default=True,
+    show_default=True,
+    help="Call the function with batches, or with one input at a time.",
+)
+@click.option(
+    "--max-concurrency",
+    type=click.IntRange(1),
+    help="Most calls side by side: coroutines, or with --no-batch threads.  [default: 64, or 1]",
+)
 @click.option("--method", help="Method that answers queries, such as predict_proba.")
 @click.option(
     "--file",
@@ -126,6 +137,8 @@ def deploy(
     method: str | None,
     files: tuple[str, ...],
     check: bool,
+    batch: bool,
+    max_concurrency: int | None,
     num_replicas: int | None,
     pkgs: tuple[str, ...],
     requirements: str | None,
@@ -168,6 +181,8 @@ def deploy(
             method=method,
             files=_files(files),
             check=check,
+            batch=batch,
+            max_concurrency=max_concurrency,
             num_replicas=num_replicas,
             pkgs_to_install=pkgs,
             requirements=requirements,

@@ -3,6 +3,8 @@
 import json
 import zipfile
 import zlib
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from skysail_common.artifacts import (
@@ -14,6 +16,7 @@ from skysail_common.artifacts import (
     SOURCES_FILE,
     example_file,
     file_sha256,
+    only_example_file,
     parse_manifest,
     read_manifest,
 )
@@ -71,18 +74,31 @@ class UnpackedArtifact:
             return {}
         return dict(json.loads(content))
 
-    def example(self, index: int) -> bytes:
-        """Return the data of input number `index` of the warm-up query.
+    def examples(self) -> list[list[tuple[tuple[int, ...], bytes]]]:
+        """Return the shape and the data of each input of each example.
 
         Raises:
-            InvalidInput: the artifact lacks it.
+            InvalidInput: the artifact lacks the data.
         """
+        manifest = self.manifest
+        if manifest.example_shapes:
+            return [self._example(manifest.example_shapes, only_example_file)]
+        return [
+            self._example(shapes, partial(example_file, number))
+            for number, shapes in enumerate(manifest.examples)
+        ]
+
+    def _example(
+        self, shapes: Sequence[tuple[int, ...]], name_of: Callable[[int], str]
+    ) -> list[tuple[tuple[int, ...], bytes]]:
+        return [(shape, self._read(name_of(index))) for index, shape in enumerate(shapes)]
+
+    def _read(self, name: str) -> bytes:
         try:
-            return (self.directory / example_file(index)).read_bytes()
+            return (self.directory / name).read_bytes()
         except OSError as error:
             raise InvalidInput(
-                f"cannot load the artifact: it is corrupt: it lacks {example_file(index)}; deploy "
-                "the version again"
+                f"cannot load the artifact: it is corrupt: it lacks {name}; deploy the version again"
             ) from error
 
 

@@ -7,7 +7,7 @@
     files/…           files of the user, for `ModelContext.file`
     data/…            files in which a format saved the model
     sources.json      lines of source code by file name, for tracebacks; may be absent
-    example/<i>.bin   data of the warm-up query's inputs, in the order of the signature
+    example/<b>/<i>.bin   data of input i of example b, for the warm-up; example/<i>.bin in format 1
 
 The manifest of format 2 lists the other files by SHA-256. Format 1 is a zip archive of all files.
 """
@@ -17,11 +17,13 @@ import json
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from skysail_common.call_style import MAX_CONCURRENCY, CallStyle
 from skysail_common.errors import InvalidInput
+from skysail_common.model_functions import Calling
 from skysail_common.tensors import Content, DataType, Signature, TensorSpec
 
 MANIFEST_FILE = "manifest.json"
@@ -43,6 +45,9 @@ MAX_BLOBS = 20_000
 """Most files of one artifact, besides the manifest."""
 _MAX_PATH_BYTES = 512
 
+MAX_EXAMPLES = 64
+"""Most examples of one artifact, because replicas answer all of them before they are ready."""
+
 CHUNK_BYTES = 1024 * 1024
 """Bytes of an artifact in one message."""
 
@@ -54,8 +59,13 @@ _NOT_AN_ARTIFACT = (
 )  # fmt: skip
 
 
-def example_file(index: int) -> str:
-    """Return the name of the file with the example of input number `index`."""
+def example_file(number: int, index: int) -> str:
+    """Return the name of the file with input `index` of example `number`."""
+    return f"example/{number}/{index}.bin"
+
+
+def only_example_file(index: int) -> str:
+    """Return the name of the file with input `index` of the example of an artifact of format 1."""
     return f"example/{index}.bin"
 
 
@@ -167,8 +177,18 @@ class Manifest(_StoredRecord):
     """Form in which the function takes its inputs: `array` one array [batch, …] as its only argument;
     `keywords` each array by its name; `mapping` one dictionary of arrays by name; `list` one list
     with one element per row, as in Clipper."""
+    batch: bool = True
+    """False if the function takes one input at a time, without the batch axis."""
+    is_async: bool = False
+    """True if the function returns a coroutine."""
+    max_concurrency: int = Field(1, ge=1, le=MAX_CONCURRENCY)
+    """Most calls of the function side by side in one replica."""
+    takes_params: bool = False
+    """True if the function takes the parameters of queries."""
+    examples: tuple[tuple[tuple[int, ...], ...], ...] = Field((), max_length=MAX_EXAMPLES)
+    """Shapes of the inputs of each example, which replicas answer before they are ready."""
     example_shapes: tuple[tuple[int, ...], ...] = ()
-    """Shapes of the warm-up query's inputs; empty without an example."""
+    """Shapes of the inputs of the only example, in format 1."""
 
     @field_validator("format")
     @classmethod
@@ -186,6 +206,17 @@ class Manifest(_StoredRecord):
         if len(paths) < len(value) or paths & folders or MANIFEST_FILE in paths:
             raise ValueError("two files of the artifact have the same path")
         return value
+
+    @property
+    def call_style(self) -> CallStyle:
+        """How the function is called."""
+        return CallStyle(
+            cast(Calling, self.calling),
+            batch=self.batch,
+            is_async=self.is_async,
+            max_concurrency=self.max_concurrency,
+            takes_params=self.takes_params,
+        )
 
     @property
     def is_pickled(self) -> bool:
@@ -227,7 +258,8 @@ def parse_manifest(content: bytes) -> Manifest:
         where = ".".join(str(part) for part in first["loc"]) or "text"
         raise InvalidInput(f"the artifact's manifest.json: {where}: {first['msg']}") from error
     signature = manifest.signature.signature()
-    if manifest.example_shapes and len(manifest.example_shapes) != len(signature.inputs):
+    examples = [*manifest.examples, *filter(None, [manifest.example_shapes])]
+    if any(len(example) != len(signature.inputs) for example in examples):
         raise InvalidInput("the artifact's example does not fit its signature")
     return manifest
 

@@ -30,19 +30,41 @@ LIST_OUTPUT = TensorSpec(OUTPUT_NAME, DataType.BYTES, (-1,), Content.JSON_OR_TEX
 """Output of a function that takes a list: texts, and other values as JSON."""
 
 
-def call_function(function: Function, calling: Calling, inputs: Mapping[str, Any]) -> Any:
+def call_function(
+    function: Function,
+    calling: Calling,
+    inputs: Mapping[str, Any],
+    params: Mapping[str, Any] | None = None,
+) -> Any:
     """Return the outputs of the function for these inputs.
 
     Args:
         function: The function of the user; its exceptions propagate.
         calling: Form of its arguments.
-        inputs: Arrays [batch, …] by name; for `list` one list.
+        inputs: Arrays [batch, …] by name, or one row of each without the batch axis; for `list` one
+            list, or one element.
+        params: Parameters of the queries; None for a function that does not take any.
     """
+    more = {} if params is None else {"params": params}
     if calling == "keywords":
-        return function(**inputs)
+        return function(**inputs, **more)
     if calling == "mapping":
-        return function(dict(inputs))
-    return function(next(iter(inputs.values())))
+        return function(dict(inputs), **more)
+    return function(next(iter(inputs.values())), **more)
+
+
+async def call_coroutine_function(
+    function: Function,
+    calling: Calling,
+    inputs: Mapping[str, Any],
+    params: Mapping[str, Any] | None = None,
+) -> Any:
+    """Return the outputs of a coroutine function; see `call_function`."""
+    return await call_function(function, calling, inputs, params)
+
+
+CALLERS = frozenset({call_function.__code__, call_coroutine_function.__code__})
+"""Code that calls the function of the user; the frames that it calls are those of user code."""
 
 
 def named_outputs(result: Any, calling: Calling) -> dict[str, Array]:
@@ -76,7 +98,7 @@ def _unfinished(result: Any) -> str:
         # An unclosed coroutine makes Python warn that nothing awaited it.
         result.close()
         return (
-            "the function returned a coroutine, which nothing awaits; return asyncio.run(...) of it"
+            "the function returned a coroutine, which nothing awaits; deploy an async def function"
         )
     return (
         "the function returned a generator; return a list of all outputs instead of yielding them"

@@ -77,7 +77,6 @@ class ModelServer:
         """Run batches until a signal stops the replica."""
         server = self._io.serve(model)
         execution = Execution(model, self._io.watchdog, self._stop_out_of_memory)
-        os.register_at_fork(after_in_child=execution.end_in_fork)
         server.run(execution)
 
     def drain(self) -> ExitCode:

@@ -39,6 +39,9 @@ class BatchInputs:
         self._starts = [0, *accumulate(self.rows)]
         self._varies = any(spec.variable_axes for spec in specs)
         self._shapes = _shapes_of_queries(specs, batch) if self._varies else ()
+        self._params: Sequence[str] = batch.params
+        if self._params and len(self._params) != len(self.rows):
+            raise InvalidInput(f"the batch has {len(self._params)} params, not {len(self.rows)}")
         if len(batch.inputs) != len(specs):
             raise InvalidInput(f"the batch has {len(batch.inputs)} inputs, not {len(specs)}")
         self._joined: list[Array | list[Array]] = [
@@ -70,18 +73,23 @@ class BatchInputs:
         """Return the ranges of consecutive queries that one call can answer together."""
         count = len(self.rows)
         has_one_shape = self._as_lists or not self._varies
-        if has_one_shape and not self.refused:
+        if has_one_shape and not self.refused and not self._params:
             return [(0, count)] if count else []
         ranges: list[tuple[int, int]] = []
         for index in range(count):
             if index in self.refused:
                 continue
             first, last = ranges[-1] if ranges else (0, -1)
-            if last == index and (has_one_shape or self._shapes[index] == self._shapes[first]):
+            fits = has_one_shape or self._shapes[index] == self._shapes[first]
+            if last == index and fits and self.params(index) == self.params(first):
                 ranges[-1] = (first, index + 1)
             else:
                 ranges.append((index, index + 1))
         return ranges
+
+    def params(self, query: int) -> str:
+        """Return the parameters of a query as a JSON object; empty for none."""
+        return self._params[query] if self._params else ""
 
     def select(self, first: int, last: int) -> list[object]:
         """Return the inputs of the queries from `first` to before `last`.
@@ -98,6 +106,18 @@ class BatchInputs:
             else:
                 selected.append(np.concatenate(joined[first:last]))
         return selected
+
+    def select_row(self, query: int, row: int) -> list[object]:
+        """Return the inputs of one row of a query, without the batch axis.
+
+        Arrays are copies, as those of `select`.
+        """
+        begin = self._starts[query]
+        values = (
+            joined[query][row] if isinstance(joined, list) else joined[begin + row]
+            for joined in self._joined
+        )
+        return [value.copy() if isinstance(value, np.ndarray) else value for value in values]
 
     def _as_texts(self, spec: TensorSpec, joined: "Array | list[Array]") -> "Array | list[Array]":
         """Return an input with its texts as `str`; refuse queries whose texts are not UTF-8."""

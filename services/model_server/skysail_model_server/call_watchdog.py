@@ -1,6 +1,6 @@
 """A watchdog that ends a replica whose function does not return, so that another replaces it.
 
-main thread   call_began ──► user's function ──► call_ended
+threads       call_began ──► user's function ──► call_ended
 I/O thread    every second: has the call taken too long? stack to the log, exit status STUCK
 
 A function that also holds the interpreter blocks the I/O thread. A thread of faulthandler, which needs
@@ -12,15 +12,14 @@ import faulthandler
 import logging
 import os
 import sys
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
 from typing import NoReturn
 
 from skysail_common.clock import NEVER, Clock
-from skysail_common.model_functions import call_function
 from skysail_common.replica_events import STUCK, place_of, where_stuck
 from skysail_common.states import ExitCode
+from skysail_model_server.user_stacks import main_frames, running_frames
 
 log = logging.getLogger(__name__)
 
@@ -46,10 +45,17 @@ class CallWatchdog:
         self._expected_us = 0
         self._longest_us = 0
         self._is_running = False
+        self._waiting_frames: Callable[[], list[FrameType]] = list
 
-    def learn(self, call_s: float) -> None:
-        """Raise the limit for a model whose normal calls take `call_s`."""
+    def learn(self, call_s: float, waiting_frames: Callable[[], list[FrameType]] = list) -> None:
+        """Raise the limit for a model whose normal calls take `call_s`.
+
+        Args:
+            call_s: Time of a normal call, in seconds.
+            waiting_frames: Returns the frames of a call that no thread runs because it waits.
+        """
         self._stuck_after_s = max(self._stuck_after_s, _FACTOR * call_s)
+        self._waiting_frames = waiting_frames
 
     def call_began(self, expected_us: int) -> None:
         """Start the timer for a call of the user's function.
@@ -94,7 +100,8 @@ class CallWatchdog:
                 await asyncio.sleep(_CHECK_S)
                 if (taken_s := self.stuck_for_s()) > 0:
                     try:
-                        _log_stuck(taken_s)
+                        frames = running_frames() or self._waiting_frames() or main_frames()
+                        _log_stuck(taken_s, frames)
                     finally:
                         end(ExitCode.STUCK)
         finally:
@@ -107,16 +114,19 @@ class CallWatchdog:
         faulthandler.dump_traceback_later(limit_s, exit=True, file=_STANDARD_ERROR)
 
 
-def _log_stuck(taken_s: float) -> None:
-    """Log the place and the stack of the main thread, starting at the user's function."""
-    frame: FrameType | None = sys._current_frames().get(threading.main_thread().ident or 0)
+def _log_stuck(taken_s: float, frames: Sequence[FrameType]) -> None:
+    """Log the place and the stack of a call that does not return.
+
+    Args:
+        taken_s: Duration of the call.
+        frames: Frames of the user's function, innermost first.
+    """
     places: list[str] = []
     trace: TracebackType | None = None
-    while frame is not None and frame.f_code is not call_function.__code__:
+    for frame in frames:
         code = frame.f_code
         places.append(place_of(code.co_name, code.co_filename, frame.f_lineno))
         trace = TracebackType(trace, frame, frame.f_lasti, frame.f_lineno)
-        frame = frame.f_back
     error = TimeoutError(f"no result after {taken_s:.0f} s")
     # Management reads this line, because the log is its only source after the end of a replica.
     where = where_stuck(places)

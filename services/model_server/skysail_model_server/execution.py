@@ -1,4 +1,4 @@
-"""Execution of batches: calls of the user's function, and isolation of queries that fail.
+"""Execution of batches: decoding, calls of the user's function, and the errors of queries.
 
 Batches run on the main thread, because user code may depend on it. The I/O thread never waits for
 them.
@@ -11,11 +11,11 @@ from time import perf_counter_ns
 from types import TracebackType
 
 from skysail_common.errors import InvalidInput, ModelFailed, SkysailError, Status
-from skysail_common.model_functions import call_function
+from skysail_common.model_functions import CALLERS
 from skysail_common.replica_events import place_of
+from skysail_common.tensors import Signature
 from skysail_model_server.batches import BatchInputs, BatchOutputs
 from skysail_model_server.call_watchdog import CallWatchdog
-from skysail_model_server.forks import end_fork
 from skysail_model_server.memory import memory_advice
 from skysail_model_server.model import Model
 from skysail_protos.v1 import model_server_pb2
@@ -50,50 +50,39 @@ class Execution:
         self._model = model
         self._watchdog = watchdog
         self._on_out_of_memory = on_out_of_memory
-        self._lacks_memory = False
         self._num_lost_batches = 0
-        self._is_fork = False
-
-    def end_in_fork(self) -> None:
-        """Make this process, a fork by user code, end when the user's function ends."""
-        self._is_fork = True
 
     def run(self, batch: model_server_pb2.Batch) -> model_server_pb2.BatchResult:
-        """Return the result of a batch; errors of user code become errors of queries.
-
-        A batch whose call fails is halved until each failing query is alone, so that the other
-        queries get answers.
-        """
+        """Return the result of a batch; errors of user code become errors of queries."""
         result = model_server_pb2.BatchResult(id=batch.id)
         begin = perf_counter_ns()
+        answers = _BatchAnswers(self._model.signature, batch, result, self._watchdog)
+        lacks_memory = False
         try:
-            self._answer(batch, result)
+            self._answer(batch, answers)
         except InvalidInput as error:
             _refuse(batch, result, error.status, error.message)
             return result
         # Inputs and outputs need memory too, and the function may have used all of it.
         except MemoryError as error:
             log.warning("batch failed", exc_info=error)
-            self._lacks_memory = True
+            lacks_memory = True
             _refuse(batch, result, *_status_and_text(error))
         self._watchdog.call_ended()
         result.compute_us = min((perf_counter_ns() - begin) // 1000, 2**32 - 1)
-        if self._lacks_memory or self._num_lost_batches:
-            self._count_lost(len(result.errors) == len(batch.rows))
+        lacks_memory |= answers.lacks_memory
+        if lacks_memory or self._num_lost_batches:
+            self._count_lost(lacks_memory and len(result.errors) == len(batch.rows))
         return result
 
-    def _answer(self, batch: model_server_pb2.Batch, result: model_server_pb2.BatchResult) -> None:
+    def _answer(self, batch: model_server_pb2.Batch, answers: "_BatchAnswers") -> None:
         inputs = BatchInputs(self._model.signature.inputs, batch, self._model.takes_list)
-        for index, refusal in inputs.refused.items():
-            result.errors.add(index=index, code=refusal.status, message=refusal.message)
-        outputs = BatchOutputs(self._model.signature.outputs)
-        for first, last in inputs.uniform_ranges():
-            self._answer_range(inputs, first, last, batch.expected_us, outputs, result)
-        outputs.write_to(result)
+        for query, refusal in inputs.refused.items():
+            answers.refuse(query, refusal.status, refusal.message)
+        self._model.answer(inputs, answers)
+        answers.write()
 
-    def _count_lost(self, has_failed: bool) -> None:
-        is_lost = has_failed and self._lacks_memory
-        self._lacks_memory = False
+    def _count_lost(self, is_lost: bool) -> None:
         self._num_lost_batches = self._num_lost_batches + 1 if is_lost else 0
         if self._num_lost_batches == MAX_LOST_BATCHES:
             self._num_lost_batches = 0
@@ -103,50 +92,52 @@ class Execution:
 
     def _answers_its_example(self) -> bool:
         """Return whether the function still answers its example; False without an example."""
-        if not self._model.example:
+        example = self._model.example
+        if not example:
             return False
         self._watchdog.call_began(0)
-        error: BaseException | None = None
         try:
-            self._model.predict_example()
-        except BaseException as failure:
-            error = failure
-        self._watchdog.call_ended()
-        if self._is_fork:
-            end_fork(error)
-        return error is None
+            self._model.predict(example, len(example[0]))
+        except BaseException:
+            return False
+        finally:
+            self._watchdog.call_ended()
+        return True
 
-    def _answer_range(
+
+class _BatchAnswers:
+    """The answers to the queries of one batch, on their way into its result."""
+
+    def __init__(
         self,
-        inputs: BatchInputs,
-        first: int,
-        last: int,
-        expected_us: int,
-        outputs: BatchOutputs,
+        signature: Signature,
+        batch: model_server_pb2.Batch,
         result: model_server_pb2.BatchResult,
+        watchdog: CallWatchdog,
     ) -> None:
-        rows = inputs.rows[first:last]
-        self._watchdog.call_began(expected_us)
-        try:
-            # The outputs are encoded before the next call, which may reuse their memory.
-            outputs.add(rows, self._model.predict(inputs.select(first, last), sum(rows)))
-            if self._is_fork:
-                end_fork(None)
-            return
-        # SystemExit and CancelledError of user code are caught too; no signal raises here.
-        except BaseException as error:
-            if self._is_fork:
-                end_fork(error)
-            if last - first == 1:
-                self._lacks_memory |= isinstance(error, MemoryError)
-                code, message = _status_and_text(error)
-                log.warning("query failed", extra={"error": message}, exc_info=_raised(error))
-                result.errors.add(index=first, code=code, message=message)
-                return
-        # The halves run outside the handler, so that their errors do not include this one as context.
-        middle = (first + last) // 2
-        self._answer_range(inputs, first, middle, expected_us, outputs, result)
-        self._answer_range(inputs, middle, last, expected_us, outputs, result)
+        self.lacks_memory = False
+        """True if a query failed for lack of memory."""
+        self._outputs = BatchOutputs(signature.outputs)
+        self._result = result
+        self._watchdog = watchdog
+        self._expected_us = batch.expected_us
+        self.add = self._outputs.add
+
+    def call_began(self) -> None:
+        self._watchdog.call_began(self._expected_us)
+
+    def fail(self, query: int, error: BaseException) -> None:
+        self.lacks_memory |= isinstance(error, MemoryError)
+        code, message = _status_and_text(error)
+        log.warning("query failed", extra={"error": message}, exc_info=_raised(error))
+        self.refuse(query, code, message)
+
+    def refuse(self, query: int, code: Status, message: str) -> None:
+        self._result.errors.add(index=query, code=code, message=message)
+
+    def write(self) -> None:
+        """Write the outputs to the result."""
+        self._outputs.write_to(self._result)
 
 
 def _refuse(
@@ -194,10 +185,13 @@ def _cut(text: str, max_bytes: int) -> str:
 
 def _user_frames(error: BaseException) -> TracebackType | None:
     """Return the traceback from the user's function on; None if the function has returned."""
+    user: TracebackType | None = None
     trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code is not call_function.__code__:
+    while trace is not None:
+        if trace.tb_frame.f_code in CALLERS:
+            user = trace.tb_next
         trace = trace.tb_next
-    return trace.tb_next if trace is not None else None
+    return user
 
 
 def _raised(error: BaseException) -> ExcInfo | None:

@@ -125,7 +125,7 @@ class IoThread:
             "replica is ready",
             extra={"replica": self._replica_id, "grpc": self._settings.listen_address},
         )
-        self.watchdog.learn(model.longest_call_s)
+        self.watchdog.learn(model.longest_call_s, model.waiting_frames)
         self._tasks.start(self.watchdog.run(), "watch for stuck calls")
         await server.begin(model)
         self._model_is_ready.set()

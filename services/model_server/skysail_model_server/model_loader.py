@@ -17,7 +17,7 @@ from skysail_common.clock import MONOTONIC
 from skysail_common.errors import SkysailError
 from skysail_common.loaders.base import ModelContext, make_loader
 from skysail_common.replica_events import place_of
-from skysail_common.tensors import Array, Content, Signature, Tensor, to_numpy
+from skysail_common.tensors import Array, Content, Signature, Tensor, TensorSpec, to_numpy
 from skysail_model_server.model import Model
 from skysail_model_server.package_differences import PackageDifferences, compare_packages
 from skysail_model_server.start_progress import StartProgress
@@ -63,7 +63,7 @@ def load_model(
         log.warning("package versions differ", extra={"difference": difference})
     signature = manifest.signature.signature()
     _show_sources(artifact)
-    example = _example(artifact, signature)
+    examples = _examples(artifact, signature)
     modules_dir = artifact.modules.resolve()
     sys.path.insert(0, str(modules_dir))
     surroundings = replace(
@@ -78,13 +78,13 @@ def load_model(
     # SystemExit of user code is caught too; no signal raises here.
     except BaseException as error:
         raise _failed("loading the model failed", error, packages, modules_dir) from error
-    model = Model(function, manifest.calling, signature, artifact.sha256, loader)
-    if example and limits is not None:
-        model.example = example
+    model = Model(function, manifest.call_style, signature, artifact.sha256, loader)
+    if examples and limits is not None:
+        model.example = examples[0]
         progress.begin("warming up, call 1")
         try:
             warm_up(
-                model, example, limits, lambda number: progress.note(f"warming up, call {number}")
+                model, examples, limits, lambda number: progress.note(f"warming up, call {number}")
             )
         except BaseException as error:
             what = "the function failed on the warm-up query"
@@ -118,17 +118,17 @@ def _check_python(manifest: Manifest) -> None:
         )
 
 
-def _example(artifact: UnpackedArtifact, signature: Signature) -> list[Array]:
-    shapes = artifact.manifest.example_shapes
-    if not shapes:
-        return []
-    arrays = []
-    for index, (spec, shape) in enumerate(zip(signature.inputs, shapes, strict=True)):
-        data = artifact.example(index)
-        tensor = Tensor(spec.name, spec.datatype, shape, data, Content(spec.content))
-        # The array is a copy, because functions may write to their inputs.
-        arrays.append(np.array(to_numpy(tensor)))
-    return arrays
+def _examples(artifact: UnpackedArtifact, signature: Signature) -> list[list[Array]]:
+    return [
+        [_array(spec, *given) for spec, given in zip(signature.inputs, example, strict=True)]
+        for example in artifact.examples()
+    ]
+
+
+def _array(spec: TensorSpec, shape: tuple[int, ...], data: bytes) -> Array:
+    tensor = Tensor(spec.name, spec.datatype, shape, data, Content(spec.content))
+    # The array is a copy, because functions may write to their inputs.
+    return np.array(to_numpy(tensor))
 
 
 def _failed(

@@ -33,7 +33,7 @@ MANIFEST = Manifest(
     requirements=("numpy>=2",),
     signature=SignatureRecord.of(SIGNATURE),
     calling="keywords",
-    example_shapes=((2, 3), (2, 1)),
+    examples=(((2, 3), (2, 1)),),
 )
 
 
@@ -67,12 +67,12 @@ def test_a_manifest_is_read_back_from_the_artifact(tmp_path):
 
 def test_optional_fields_of_a_manifest_have_defaults():
     manifest = read_manifest(
-        artifact(packages=None, requirements=None, calling=None, example_shapes=None, format=None)
+        artifact(packages=None, requirements=None, calling=None, examples=None, format=None)
     )
     assert manifest.packages == {}
     assert manifest.requirements == ()
     assert manifest.calling == "array"
-    assert manifest.example_shapes == ()
+    assert manifest.examples == ()
 
 
 def test_fields_of_a_later_skysail_are_ignored():
@@ -154,7 +154,7 @@ def spec_with(**changes: object) -> dict[str, object]:
         ({"signature": spec_with(shape=[3])}, "must have a batch axis"),
         ({"signature": spec_with(shape=[-1, 0])}, "has an impossible shape"),
         ({"signature": {"inputs": [], "outputs": []}}, "a signature needs at least one input"),
-        ({"example_shapes": [[2, 3]]}, "the artifact's example does not fit its signature"),
+        ({"examples": [[[2, 3]]]}, "the artifact's example does not fit its signature"),
         ({"example_shapes": [[2, 3]] * 3}, "the artifact's example does not fit its signature"),
     ],
 )
@@ -211,4 +211,4 @@ def test_the_sha_256_of_a_file_is_that_of_its_content(tmp_path):
 
 
 def test_examples_are_numbered():
-    assert [example_file(index) for index in range(2)] == ["example/0.bin", "example/1.bin"]
+    assert example_file(2, 1) == "example/2/1.bin"

@@ -3,6 +3,7 @@ import logging
 
 import pytest
 
+from skysail_common.call_style import CallStyle
 from skysail_common.clock import NEVER
 from skysail_common.states import ExitCode
 from skysail_model_server import call_watchdog
@@ -68,7 +69,7 @@ def test_each_call_of_a_batch_that_fails_has_its_own_time(dog, clock):
         raise ValueError
 
     batch = model_server_pb2.Batch(id=1, rows=[1, 1, 1], inputs=[bytes(72)])
-    result = Execution(Model(fail_slowly, "array", DOUBLES), dog).run(batch)
+    result = Execution(Model(fail_slowly, CallStyle(), DOUBLES), dog).run(batch)
     assert len(result.errors) == 3
     assert stuck == [0.0] * len(stuck)
     assert len(stuck) > 1
@@ -112,7 +113,7 @@ async def test_a_stuck_replica_ends_even_if_the_log_cannot_be_written(dog, clock
     monkeypatch.setattr(call_watchdog.faulthandler, "dump_traceback_later", lambda *_, **__: None)
     monkeypatch.setattr(call_watchdog.faulthandler, "cancel_dump_traceback_later", lambda: None)
 
-    def fail(taken_s):
+    def fail(taken_s, frames):
         raise OSError("no space left")
 
     def end(status):

@@ -94,7 +94,7 @@ def write_artifact(
             "skysail_version": "0",
             "python_version": platform.python_version(),
             "signature": SignatureRecord.of(signature),
-            "example_shapes": tuple(each.shape for each in examples),
+            "examples": (tuple(each.shape for each in examples),) if examples else (),
             **values,
         }
     )
@@ -102,7 +102,9 @@ def write_artifact(
         MANIFEST_FILE: manifest.model_dump_json(),
         MODEL_FILE: cloudpickle.dumps(function) if pickled is None else pickled,
         **{f"modules/{name}": source for name, source in (files or {}).items()},
-        **{example_file(index): from_numpy("", each).data for index, each in enumerate(examples)},
+        **{
+            example_file(0, index): from_numpy("", each).data for index, each in enumerate(examples)
+        },
     }
     with zipfile.ZipFile(path, "w", compression) as archive:
         for name, content in members.items():
@@ -368,7 +370,7 @@ def test_a_corrupt_model_is_refused(tmp_path: Path, work_dir: Path):
 
 def test_a_missing_example_is_refused(tmp_path: Path, work_dir: Path):
     with pytest.raises(InvalidInput, match="cannot load the artifact: it is corrupt"):
-        load(tmp_path, omit=example_file(0))
+        load(tmp_path, omit=example_file(0, 0))
 
 
 def test_a_file_that_is_not_an_artifact_is_refused(tmp_path: Path, work_dir: Path):

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from skysail_common.call_style import CallStyle
 from skysail_common.errors import ModelFailed
 from skysail_common.model_functions import OUTPUT_NAME
 from skysail_common.tensors import Array, DataType, Signature, TensorSpec
@@ -14,12 +15,12 @@ EXAMPLE = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
 def model_of(function) -> Model:
     spec = TensorSpec("x", DataType.FP64, (-1, 2))
     output = TensorSpec(OUTPUT_NAME, DataType.FP64, (-1, 2))
-    return Model(function, "array", Signature((spec,), (output,)))
+    return Model(function, CallStyle(), Signature((spec,), (output,)))
 
 
 def measured(function, limits: WarmUpLimits = DEFAULT_LIMITS) -> Model:
     model = model_of(function)
-    warm_up(model, [EXAMPLE], limits)
+    warm_up(model, [[EXAMPLE]], limits)
     return model
 
 
@@ -56,7 +57,7 @@ def test_a_slow_model_is_called_once(now, call_s):
         return x
 
     model = model_of(is_slow)
-    warm_up(model, [EXAMPLE], WarmUpLimits(), numbers.append)
+    warm_up(model, [[EXAMPLE]], WarmUpLimits(), numbers.append)
     assert numbers == [1]
     assert model.latencies == []
     assert model.longest_call_s == pytest.approx(call_s)

@@ -9,6 +9,7 @@ from typing_extensions import override
 from skysail_common.artifacts import MODEL_FILE
 from skysail_common.loaders.base import Loader, ModelContext
 from skysail_common.model_functions import Function
+from skysail_common.process.coroutine_thread import finished
 
 
 class PythonLoader(Loader):
@@ -41,7 +42,7 @@ class PythonLoader(Loader):
     def close(self) -> None:
         close = getattr(self._model, "close", None)
         if "method" in self.options and callable(close):
-            close()
+            finished(close())
 
 
 def opened(model: Any, context: ModelContext) -> Any:
@@ -49,5 +50,5 @@ def opened(model: Any, context: ModelContext) -> Any:
     made = model() if inspect.isclass(model) else model
     load = getattr(made, "load", None)
     if callable(load):
-        load(context)
+        finished(load(context))
     return made

@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from skysail_common.call_style import CallStyle
 from skysail_common.clock import NEVER
+from skysail_common.model_functions import Calling
 from skysail_common.tensors import (
     Content,
     DataType,
@@ -95,13 +97,16 @@ def run(
     queries,
     inputs: Sequence[TensorSpec] = (X,),
     outputs: Sequence[TensorSpec] = (OUT,),
-    calling: str = "array",
+    calling: Calling = "array",
+    **style: Any,
 ) -> list[Any]:
     signature = Signature(tuple(inputs), tuple(outputs))
     batch = make_batch(
         signature, [[query] if isinstance(query, np.ndarray) else query for query in queries]
     )
-    result = execution(Model(function, calling, signature)).run(batch)
+    model = Model(function, CallStyle(calling, **style), signature)
+    result = execution(model).run(batch)
+    model.close()
     assert result.id == 7
     return answers(signature, batch, result)
 

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from skysail_common.call_style import CallStyle
 from skysail_common.errors import Status
 from skysail_common.model_functions import LIST_OUTPUT
 from skysail_common.tensors import (
@@ -44,7 +45,7 @@ def test_an_empty_batch_is_answered_without_a_call():
 
 def test_the_result_has_the_time_of_the_function():
     signature = Signature((X,), (OUT,))
-    result = execution(Model(lambda x: x, "array", signature)).run(
+    result = execution(Model(lambda x: x, CallStyle(), signature)).run(
         make_batch(signature, [[query(1)]])
     )
     assert result.compute_us > 0
@@ -93,7 +94,7 @@ def test_every_type_of_number_comes_as_its_numpy_type(datatype: DataType):
         raw = data.tobytes()
     batch = model_server_pb2.Batch(id=1, rows=[1], inputs=[raw])
     signature = Signature((spec,), (out,))
-    result = execution(Model(function, "array", signature)).run(batch)
+    result = execution(Model(function, CallStyle(), signature)).run(batch)
     assert seen == [(datatype.dtype, True, True)]
     assert result.outputs[0] == raw
 
@@ -227,7 +228,7 @@ def test_a_batch_that_does_not_fit_the_signature_fails_as_a_whole(change):
     signature = Signature((spec,), (OUT,))
     batch = make_batch(signature, [[query(1)], [query(2)]])
     change(batch)
-    result = execution(Model(lambda x: x, "array", signature)).run(batch)
+    result = execution(Model(lambda x: x, CallStyle(), signature)).run(batch)
     assert [error.index for error in result.errors] == list(range(len(batch.rows)))
     assert {error.code for error in result.errors} == {Status.INVALID_ARGUMENT}
     assert not result.outputs

@@ -1,5 +1,6 @@
 import pytest
 
+from skysail_common.call_style import CallStyle
 from skysail_common.clock import NEVER
 from skysail_common.errors import Status
 from skysail_common.tensors import Signature
@@ -20,7 +21,7 @@ def test_a_lack_of_memory_is_reported_after_three_batches_in_a_row():
         return x
 
     run_batch = Execution(
-        Model(function, "array", signature),
+        Model(function, CallStyle(), signature),
         CallWatchdog(NEVER, FakeClock()),
         lambda: reports.append(True),
     ).run
@@ -49,7 +50,7 @@ def test_inputs_that_need_too_much_memory_do_not_end_a_replica_that_answers_its_
             raise MemoryError
         return x
 
-    model = Model(function, "array", signature)
+    model = Model(function, CallStyle(), signature)
     model.example = [query(1)]
     run_batch = Execution(model, CallWatchdog(NEVER, FakeClock()), lambda: reports.append(True)).run
     for _ in range(3):
@@ -66,7 +67,7 @@ def test_a_lack_of_memory_outside_the_function_fails_the_batch_and_counts(monkey
         raise MemoryError
 
     run_batch = Execution(
-        Model(lambda x: x, "array", signature),
+        Model(lambda x: x, CallStyle(), signature),
         CallWatchdog(NEVER, FakeClock()),
         lambda: reports.append(True),
     ).run

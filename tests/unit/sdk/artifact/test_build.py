@@ -64,7 +64,7 @@ def test_the_signature_is_inferred_from_an_array():
     assert specs_of(artifact.signature.inputs) == [("images", "FP64", [-1, 3], "BINARY")]
     assert specs_of(artifact.signature.outputs) == [("output", "FP64", [-1], "BINARY")]
     assert artifact.manifest.calling == "array"
-    assert artifact.manifest.example_shapes == ((2, 3),)
+    assert artifact.manifest.examples == (((2, 3),),)
     assert artifact.signature.input_type is InputType.DOUBLES
 
 
@@ -80,7 +80,7 @@ def test_the_signature_is_inferred_from_any_numeric_array(datatype, shape, data)
     spec = TensorSpec("x", datatype, (-1, *shape[1:]))
     assert artifact.signature.inputs == (spec,)
     assert artifact.signature.outputs[0].datatype is datatype
-    stored = members(artifact)["example/0.bin"]
+    stored = members(artifact)["example/0/0.bin"]
     assert to_numpy(Tensor("x", datatype, shape, stored)).tobytes() == example.tobytes()
 
 
@@ -102,7 +102,7 @@ def test_the_signature_is_inferred_from_whole_byte_strings():
     artifact = build_artifact(lambda x: x, example=[b"\x00\xff\x00", b"a"])
     assert specs_of(artifact.signature.inputs) == [("x", "BYTES", [-1], "BINARY")]
     assert specs_of(artifact.signature.outputs) == [("output", "BYTES", [-1], "BINARY")]
-    stored = Tensor("x", DataType.BYTES, (2,), members(artifact)["example/0.bin"])
+    stored = Tensor("x", DataType.BYTES, (2,), members(artifact)["example/0/0.bin"])
     assert to_numpy(stored).tolist() == [b"\x00\xff\x00", b"a"]
 
 
@@ -194,7 +194,7 @@ def test_an_input_type_stands_for_a_function_that_takes_a_list(name):
 
     artifact = build_artifact(fail, input_type=name)
     assert artifact.manifest.calling == "list"
-    assert artifact.manifest.example_shapes == ()
+    assert artifact.manifest.examples == ()
     assert artifact.signature.input_type is InputType.named(name)
     assert artifact.signature.inputs[0].name == "input"
     assert artifact.signature.outputs == (LIST_OUTPUT,)
@@ -224,7 +224,7 @@ def test_an_object_that_is_not_callable_is_refused():
 def test_an_example_without_a_batch_axis_is_refused(example):
     assert refusal(example=example) == (
         "cannot use the example of 'x': it needs a batch axis with at least one row; for a single input give "
-        "[input]"
+        "[input], or deploy a function of one input with batch=False"
     )
 
 
@@ -273,7 +273,7 @@ def test_a_missing_package_must_be_installed_on_this_machine():
         (None, "the function returned None; it must return an output for each row"),
         ([None, None], "'output' holds a value of type NoneType"),
         ([1.0], "the function returned 1 rows in output 'output' for 2 rows of input"),
-        ((), "the function returned an empty tuple"),
+        ((), "the function returned an empty dict or tuple"),
         ({}, "the function returned an empty dict"),
         (np.ones((2, 0)), "the function returned an axis of size 0 in output 'output'"),
         (np.zeros(2, "M8[s]"), "'output' has numpy type datetime64[s]"),
@@ -293,14 +293,14 @@ def test_the_example_is_not_changed_by_the_function():
     example = np.ones((1, 2))
     artifact = build_artifact(spoil, example=example)
     assert example.tolist() == [[1, 1]]
-    assert np.frombuffer(members(artifact)["example/0.bin"]).tolist() == [1, 1]
+    assert np.frombuffer(members(artifact)["example/0/0.bin"]).tolist() == [1, 1]
 
 
 def test_an_artifact_holds_what_a_replica_needs():
     artifact = build_artifact(lambda x: x * 2, example=X, requirements=["numpy>=1.24"])
     found = members(artifact)
-    assert list(found) == ["manifest.json", "example/0.bin", "model.pkl"]
-    assert np.frombuffer(found["example/0.bin"]).tolist() == X.ravel().tolist()
+    assert list(found) == ["manifest.json", "example/0/0.bin", "model.pkl"]
+    assert np.frombuffer(found["example/0/0.bin"]).tolist() == X.ravel().tolist()
     assert pickle.loads(found["model.pkl"])(3) == 6
     assert read_manifest(io.BytesIO(artifact.content)) == artifact.manifest
     assert artifact.manifest.python_version == platform.python_version()
@@ -313,9 +313,9 @@ def test_examples_are_kept_in_the_order_of_the_signature():
         lambda b, a: a, example={"b": np.array([1, 2]), "a": np.array([3.5, 4])}
     )
     found = members(artifact)
-    assert np.frombuffer(found["example/0.bin"], "i8").tolist() == [1, 2]
-    assert np.frombuffer(found["example/1.bin"], "f8").tolist() == [3.5, 4]
-    assert artifact.manifest.example_shapes == ((2,), (2,))
+    assert np.frombuffer(found["example/0/0.bin"], "i8").tolist() == [1, 2]
+    assert np.frombuffer(found["example/0/1.bin"], "f8").tolist() == [3.5, 4]
+    assert artifact.manifest.examples == (((2,), (2,)),)
 
 
 def test_the_same_function_gives_the_same_sha_256():

@@ -18,7 +18,7 @@ ONE = np.ones((1, 3))
 TWO = np.ones((2, 3))
 BATCH_ADVICE = (
     "; it is called with a batch and must return an output for each row, such as "
-    "[predict(row) for row in batch]"
+    "[predict(row) for row in batch]; deploy a function of one input with batch=False"
 )
 CHECK_ADVICE = "; if it is right for real inputs, deploy it with check=False"
 
@@ -69,10 +69,11 @@ class AsyncModel:
 @pytest.mark.parametrize(
     ("function", "text"),
     [
-        (coroutine, "cannot deploy coroutine: it is an async function, and a replica calls it"),
-        (asynchronous_rows, "cannot deploy asynchronous_rows: it is an async function"),
-        (AsyncModel(), "cannot deploy AsyncModel: it is an async function"),
-        (rows, "cannot deploy rows: it is a generator function; return a list of all outputs"),
+        (asynchronous_rows, "cannot deploy asynchronous_rows: it is a generator function"),
+        (
+            rows,
+            "cannot deploy rows: it is a generator function, and a query has one answer; return",
+        ),
         (AsyncModel().rows, "cannot deploy AsyncModel.rows: it is a generator function"),
         (dict, "cannot deploy dict: it is a class without a method 'predict'; deploy a method of"),
     ],
@@ -84,7 +85,7 @@ def test_functions_that_never_answer_a_batch_are_refused(function, text, argumen
 
 @pytest.mark.parametrize("arguments", [{"example": ONE}, {"input_type": "doubles"}])
 def test_a_coroutine_or_generator_as_a_result_is_refused(arguments):
-    assert "returned a coroutine, which nothing awaits; return asyncio.run(...) of it" in message(
+    assert "returned a coroutine, which nothing awaits; deploy an async def" in message(
         lambda x: coroutine(x), **arguments
     )
     assert "returned a generator; return a list of all outputs" in message(
@@ -114,7 +115,8 @@ def test_a_function_for_one_row_is_found_by_a_batch_of_two():
 
     assert message(takes_one, example=ONE) == (
         "the function answers one row, but not two rows at once: ValueError: too many values to "
-        f"unpack (expected 1){BATCH_ADVICE}; if it can only take one row, give max_batch_size=1"
+        f"unpack (expected 1){BATCH_ADVICE}; if it takes a batch of one row only, give "
+        "max_batch_size=1"
     )
     assert message(returns_one, example=ONE).startswith(
         "the function answers one row, but not two rows at once: the function returned 1 rows in "
@@ -256,7 +258,7 @@ def test_sizes_in_which_examples_differ_are_open():
 
     artifact = build_artifact(spans, examples=[["one two"], ["one two three", "four"]])
     assert shapes_of(artifact) == ([[-1]], [[-1, -1, 2]])
-    assert artifact.manifest.example_shapes == ((1,),)
+    assert artifact.manifest.examples == (((1,),), ((2,),))
     images = [np.zeros((1, 8, 8, 3)), np.zeros((2, 9, 8, 3))]
     assert shapes_of(build_artifact(lambda x: x, examples=images)) == (
         [[-1, -1, 8, 3]],

@@ -3,10 +3,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from skysail_common.call_style import CallStyle
 from skysail_common.errors import ModelFailed
-from skysail_common.model_functions import LIST_OUTPUT
+from skysail_common.model_functions import LIST_OUTPUT, Calling
 from skysail_common.tensors import CLIPPER_SPECS, DataType, InputType, Signature, TensorSpec
-from skysail_model_server.model import Model
+from skysail_model_server.user_function import UserFunction
 
 A = TensorSpec("a", DataType.FP64, (-1,))
 B = TensorSpec("b", DataType.FP64, (-1,))
@@ -18,11 +19,11 @@ def output(name: str = "output") -> TensorSpec:
 
 
 def predict(
-    function: Any, calling: str, *outputs: str, inputs: tuple[TensorSpec, ...] = (A, B)
+    function: Any, calling: Calling, *outputs: str, inputs: tuple[TensorSpec, ...] = (A, B)
 ) -> list[list[float]]:
     signature = Signature(inputs, tuple(output(name) for name in outputs or ("output",)))
-    model = Model(function, calling, signature)
-    found = model.predict([ONES, TWOS][: len(inputs)], 2)
+    called = UserFunction(function, CallStyle(calling), signature)
+    found = called.outputs(called.call([ONES, TWOS][: len(inputs)]), 2)
     return [array.tolist() for array in found]
 
 
@@ -47,10 +48,10 @@ def test_a_mapping_is_a_new_dictionary():
 
 def test_a_list_has_an_element_for_each_row():
     signature = Signature((CLIPPER_SPECS[InputType.INTEGERS],), (LIST_OUTPUT,))
-    model = Model(lambda rows: [rows.pop().tolist(), "text"], "list", signature)
-    assert model.takes_list
+    called = UserFunction(lambda rows: [rows.pop().tolist(), "text"], CallStyle("list"), signature)
+    assert called.takes_list
     rows = [np.array([1, 2]), np.array([3])]
-    (found,) = model.predict([rows], 2)
+    (found,) = called.outputs(called.call([rows]), 2)
     assert found.tolist() == ["[3]", "text"]
     assert len(rows) == 2, "the function has a list of its own"
 

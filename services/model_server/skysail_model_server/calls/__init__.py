@@ -1,0 +1,1 @@
+"""How a model answers the queries of a batch, one file a way."""
