@@ -80,7 +80,7 @@ class Sieve:
 
 
 def _key(number: int) -> CacheKey:
-    return ModelVersion("m", "1"), (number.to_bytes(256, "little"),), ()
+    return ModelVersion("m", "1"), (number.to_bytes(256, "little"),), (), ""
 
 
 def main() -> None:

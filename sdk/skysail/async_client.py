@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +26,7 @@ from skysail.query_stream import QueryStream
 from skysail.settings import ClientSettings
 from skysail.tls import client_tls
 from skysail_common.errors import InvalidInput, ModelFailed, Unavailable
+from skysail_common.query_params import params_to_json
 from skysail_common.rpc.management_access import ManagementAccess
 from skysail_protos.v1 import management_pb2, query_pb2
 
@@ -162,6 +163,7 @@ class AsyncClient(ApplicationCalls, DeploymentCalls):
         input: Any,  # noqa: A002 - Clipper's own word, which users know.
         *,
         version: str | int | None = None,
+        params: Mapping[str, Any] | None = None,
         timeout_s: float | None = None,
     ) -> Prediction:
         """Return the prediction for one input.
@@ -171,17 +173,20 @@ class AsyncClient(ApplicationCalls, DeploymentCalls):
             input: A number, text, bytes, list or array, without a batch axis; or a dictionary of
                 them by name. Numbers are converted to the datatype of the model.
             version: Version that must answer; if None, the routes decide.
+            params: Parameters for a function that takes them (`def predict(x, *, params)`): JSON
+                values by name, at most 64 KiB.
             timeout_s: Longest wait in seconds; the SLO of an application may be shorter.
 
         Raises:
             NotFound: the application, model or version does not exist.
-            InvalidInput: the input does not fit the signature of the model.
+            InvalidInput: the input does not fit the signature of the model, or its function takes
+                no parameters.
             DeadlineExceeded, NoReadyReplica, Overloaded, ModelFailed: there is no prediction,
                 and the application has no default output.
             Unavailable: the cluster is unreachable.
         """
         try:
-            return await self._predict(target, input, version, timeout_s)
+            return await self._predict(target, input, version, params, timeout_s)
         except InvalidInput as error:
             error.args = (
                 describe_shapes(error.message, "predict takes one input", "predict_batch"),
@@ -189,13 +194,19 @@ class AsyncClient(ApplicationCalls, DeploymentCalls):
             raise
 
     async def _predict(
-        self, target: str, value: Any, version: str | int | None, timeout_s: float | None
+        self,
+        target: str,
+        value: Any,
+        version: str | int | None,
+        params: Mapping[str, Any] | None,
+        timeout_s: float | None,
     ) -> Prediction:
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
         request = query_pb2.PredictRequest(
             target=target,
             version="" if version is None else str(version),
             inputs=encode_input(value),
+            params_json=params_to_json(params or {}),
         )
         return prediction_from_proto(await self._queries.ask(request, timeout_s))
 
@@ -205,6 +216,7 @@ class AsyncClient(ApplicationCalls, DeploymentCalls):
         inputs: Sequence[Any],
         *,
         version: str | int | None = None,
+        params: Mapping[str, Any] | None = None,
         timeout_s: float | None = None,
     ) -> list[Prediction]:
         """Return the predictions for many inputs, in order.
@@ -215,6 +227,7 @@ class AsyncClient(ApplicationCalls, DeploymentCalls):
             target: As for `predict`.
             inputs: A list or an array with one input per element, or a data frame with one per row.
             version: As for `predict`.
+            params: As for `predict`, for every input.
             timeout_s: Longest wait for each prediction, in seconds.
 
         Raises:
@@ -226,7 +239,7 @@ class AsyncClient(ApplicationCalls, DeploymentCalls):
         async def ask(index: int, value: Any) -> Prediction:
             async with room:
                 try:
-                    return await self._predict(target, value, version, timeout_s)
+                    return await self._predict(target, value, version, params, timeout_s)
                 except (InvalidInput, ModelFailed) as error:
                     text = describe_shapes(error.message, "predict_batch takes inputs")
                     error.args = (f"input {index}: {text}",)

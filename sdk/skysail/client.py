@@ -1,124 +1,33 @@
 """The client for ordinary programs and notebooks: `AsyncClient` without asyncio."""
 
 import inspect
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from types import TracebackType
-from typing import Any, TypeVar
-
-from typing_extensions import Self
+from typing import Any
 
 from skysail.arguments import checked
 from skysail.artifact.build import build_artifact
 from skysail.artifact.requirements import read_requirements
 from skysail.async_client import AsyncClient
-from skysail.bridge import Bridge
 from skysail.calls.application_requests import DEFAULT_SLO_MS
 from skysail.calls.deployment_requests import deploy_request
 from skysail.calls.promotion_warning import warn_if_not_current
 from skysail.descriptions import Application, ClusterStatus, LogLine, Model, Route, Version
-from skysail.predictions import Prediction
 from skysail.progress import OnEvent, show_events, show_local_run
 from skysail.sentinels import NOT_GIVEN
+from skysail.sync_queries import SyncQueries
 from skysail_common.resources import ResourceChanges
 from skysail_common.serving_options import PolicyName, ServingOptions
 
-T = TypeVar("T")
-
-_SLACK_S = 5.0
-"""Time after the timeout of a call at which the thread of the client counts as stuck."""
-
 
 @checked
-class Client:
+class Client(SyncQueries):
     """Deploys models to a cluster and queries them.
 
     The methods are those of `AsyncClient`, with its documentation. Threads may share a client. A
     call raises the error class that the server raised (`skysail.errors`).
     """
-
-    def __init__(
-        self,
-        endpoint: str | None = None,
-        *,
-        query_endpoint: str | None = None,
-        token: str | None = None,
-        management_tls_ca_file: str | Path | None = None,
-        tls_ca_file: str | Path | None = None,
-        tls_certificate_file: str | Path | None = None,
-        tls_key_file: str | Path | None = None,
-        timeout_s: float = 30.0,
-    ) -> None:
-        """Read the addresses and TLS files; see `AsyncClient`."""
-        client = AsyncClient(
-            endpoint,
-            query_endpoint=query_endpoint,
-            token=token,
-            management_tls_ca_file=management_tls_ca_file,
-            tls_ca_file=tls_ca_file,
-            tls_certificate_file=tls_certificate_file,
-            tls_key_file=tls_key_file,
-            timeout_s=timeout_s,
-        )
-        self.endpoint = client.endpoint
-        self._bridge = Bridge(client)
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} of the cluster at {self.endpoint}>"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._bridge.close()
-
-    @property
-    def _async(self) -> AsyncClient:
-        return self._bridge.client
-
-    def _run(self, work: Coroutine[Any, Any, T], limit_s: float | None = None) -> T:
-        # Long operations have only their own limits.
-        return self._bridge.run(work, limit_s and limit_s + _SLACK_S)
-
-    def get_query_addr(self) -> str:
-        """Return the HTTP endpoint of a frontend; see `AsyncClient.get_query_addr`."""
-        return self._run(self._async.get_query_addr())
-
-    def predict(
-        self,
-        target: str,
-        input: Any,  # noqa: A002 - Clipper's own word, which users know.
-        *,
-        version: str | int | None = None,
-        timeout_s: float | None = None,
-    ) -> Prediction:
-        """Return the prediction for one input; see `AsyncClient.predict`."""
-        limit_s = self._async.timeout_s if timeout_s is None else timeout_s
-        work = self._async.predict(target, input, version=version, timeout_s=timeout_s)
-        return self._run(work, limit_s)
-
-    def predict_batch(
-        self,
-        target: str,
-        inputs: Sequence[Any],
-        *,
-        version: str | int | None = None,
-        timeout_s: float | None = None,
-    ) -> list[Prediction]:
-        """Return the predictions for many inputs; see `AsyncClient.predict_batch`."""
-        return self._run(
-            self._async.predict_batch(target, inputs, version=version, timeout_s=timeout_s)
-        )
 
     def deploy(
         self,
@@ -132,6 +41,8 @@ class Client:
         method: str | None = None,
         files: "Mapping[str, str | PathLike[str]] | None" = None,
         check: bool = True,
+        batch: bool = True,
+        max_concurrency: int | None = None,
         num_replicas: int | None = None,
         pkgs_to_install: Sequence[str] = (),
         requirements: str | Path | None = None,
@@ -164,6 +75,8 @@ class Client:
             files=files,
             requirements=read_requirements(pkgs_to_install, requirements),
             check=check,
+            batch=batch,
+            max_concurrency=max_concurrency,
             max_batch_size=max_batch_size,
         )
         request = deploy_request(
@@ -390,6 +303,6 @@ class Client:
 
 
 for _name, _twin in inspect.getmembers(AsyncClient, inspect.isfunction):
-    if _name in vars(Client):
+    if hasattr(Client, _name):
         # help() and notebooks show the full text; editors follow the references above.
         getattr(Client, _name).__doc__ = _twin.__doc__

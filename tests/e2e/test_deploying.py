@@ -136,3 +136,22 @@ def test_outputs_may_vary_in_size(client: skysail.Client):
     client.deploy(spans, name="spans", examples=[["two words"], ["now three words"]])
     for text, size in (("one", 1), ("these are four words", 4)):
         assert client.predict("spans", text).output.shape == (size, 2)
+
+
+def test_functions_of_one_input_coroutines_and_parameters(
+    cluster: RunningCluster, client: skysail.Client, tmp_path: Path
+):
+    headings = (
+        "Take one input at a time",
+        "Wait for others in coroutines",
+        "Take parameters of queries",
+    )
+    blocks = [block for heading in headings for block in blocks_under(heading)]
+    begin = "import numpy as np\nimport skysail\n\nclient = skysail.Client()\n"
+    program = begin + "\n".join(blocks)
+    for expression in ('client.predict("norm"', 'client.predict("is-over"'):
+        program = program.replace(expression, f"answer = {expression}")
+    program = program.replace(".output  #", ".output; print(answer)  #")
+    (tmp_path / "deploy.py").write_text(program)
+    assert run(cluster, tmp_path, "deploy.py").split() == ["5.0", "True"]
+    assert client.predict("slow-double", 4.0).output == 8

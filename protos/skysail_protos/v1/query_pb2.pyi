@@ -68,6 +68,7 @@ class PredictRequest(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     INPUTS_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
+    PARAMS_JSON_FIELD_NUMBER: _builtins.int
     query_id: _builtins.str
     """Id chosen by the caller and repeated in the answer; on a stream it must be unique among the
     queries in flight. If empty, the frontend generates one.
@@ -76,6 +77,10 @@ class PredictRequest(_message.Message):
     """Name of an application; if none has this name, name of a model."""
     version: _builtins.str
     """Version of the model that must answer; if empty, the routes decide."""
+    params_json: _builtins.str
+    """Parameters for the function of the model, as a JSON object of at most 64 KiB; empty for none. A
+    version whose function takes no parameters refuses the query.
+    """
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[_tensors_pb2.Tensor]:
         """The inputs. The name of a single input may be empty. Numbers are widened to the type of the
@@ -96,10 +101,11 @@ class PredictRequest(_message.Message):
         version: _builtins.str = ...,
         inputs: _abc.Iterable[_tensors_pb2.Tensor] | None = ...,
         timeout: _duration_pb2.Duration | None = ...,
+        params_json: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "query_id", b"query_id", "target", b"target", "timeout", b"timeout", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "params_json", b"params_json", "query_id", b"query_id", "target", b"target", "timeout", b"timeout", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

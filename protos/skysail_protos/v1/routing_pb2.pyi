@@ -345,6 +345,7 @@ class RoutedVersion(_message.Message):
     LATENCIES_FIELD_NUMBER: _builtins.int
     LOAD_REPORT_INTERVAL_FIELD_NUMBER: _builtins.int
     ARTIFACT_SHA256_FIELD_NUMBER: _builtins.int
+    TAKES_PARAMS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model."""
     version: _builtins.str
@@ -355,6 +356,8 @@ class RoutedVersion(_message.Message):
     """Desired replicas; 0 means that none will start."""
     artifact_sha256: _builtins.str
     """SHA-256 of its artifact, which distinguishes it from an earlier version of the same name."""
+    takes_params: _builtins.bool
+    """True if its function takes the parameters of queries."""
     @_builtins.property
     def signature(self) -> _tensors_pb2.Signature:
         """Inputs and outputs of the model function."""
@@ -388,10 +391,11 @@ class RoutedVersion(_message.Message):
         latencies: _abc.Iterable[Global___LatencyPoint] | None = ...,
         load_report_interval: _duration_pb2.Duration | None = ...,
         artifact_sha256: _builtins.str = ...,
+        takes_params: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["load_report_interval", b"load_report_interval", "serving", b"serving", "signature", b"signature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_sha256", b"artifact_sha256", "is_current", b"is_current", "latencies", b"latencies", "load_report_interval", b"load_report_interval", "model", b"model", "num_replicas", b"num_replicas", "replicas", b"replicas", "serving", b"serving", "signature", b"signature", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_sha256", b"artifact_sha256", "is_current", b"is_current", "latencies", b"latencies", "load_report_interval", b"load_report_interval", "model", b"model", "num_replicas", b"num_replicas", "replicas", b"replicas", "serving", b"serving", "signature", b"signature", "takes_params", b"takes_params", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

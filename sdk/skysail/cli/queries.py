@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from typing import TextIO
+from typing import Any, TextIO
 
 import click
 from rich.markup import escape
@@ -22,6 +22,9 @@ _MAX_SHOWN = 40
     "--input-file", type=click.File("r"), help="File with the JSON input; - for standard input."
 )
 @click.option(
+    "--params", metavar="JSON", help="Object with parameters for the function of the model."
+)
+@click.option(
     "--timeout-s",
     type=click.FloatRange(0, min_open=True),
     default=30.0,
@@ -35,6 +38,7 @@ def predict(
     target: Target,
     input: str | None,  # noqa: A002 - the name of the argument in --help.
     input_file: TextIO | None,
+    params: str | None,
     timeout_s: float,
     query_endpoint: str | None,
     endpoint: str | None,
@@ -63,7 +67,13 @@ def predict(
         raise InvalidInput(f"cannot read the input: it is not JSON: {error}{hint}") from None
     with open_client(endpoint, query_endpoint=query_endpoint) as client:
         try:
-            found = client.predict(target.model, value, version=target.version, timeout_s=timeout_s)
+            found = client.predict(
+                target.model,
+                value,
+                version=target.version,
+                params=_params(params),
+                timeout_s=timeout_s,
+            )
         except InvalidInput as error:
             # The hint names a method of the client, which is no command.
             error.args = (error.message.removesuffix("; for many use predict_batch"),)
@@ -79,6 +89,17 @@ def predict(
         ["time", f"{found.timings.total_s * 1000:.2f} ms"],
     ]
     print_table("", ["", ""], rows)
+
+
+def _params(text: str | None) -> dict[str, Any]:
+    """Return the parameters of `--params`."""
+    try:
+        params = json.loads(text or "{}")
+    except ValueError as error:
+        raise InvalidInput(f"cannot read the parameters: they are not JSON: {error}") from None
+    if not isinstance(params, dict):
+        raise InvalidInput("cannot read the parameters: they are not a JSON object")
+    return params
 
 
 COMMANDS = (predict,)

@@ -265,6 +265,7 @@ def _routed_version(
         latencies=latencies_to_proto(latencies),
         load_report_interval=duration(load_report_interval_s) if follows_load else None,
         artifact_sha256=routing.record.artifact_sha256,
+        takes_params=routing.record.takes_params,
     )
 
 

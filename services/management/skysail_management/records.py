@@ -129,6 +129,7 @@ class VersionRecord(Record):
     signature: SignatureRecord
     python_version: str
     requirements: tuple[str, ...] = ()
+    takes_params: bool = False
     labels: dict[str, str] = {}
     registered_at: datetime
     was_current: bool = False

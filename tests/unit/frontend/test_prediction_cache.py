@@ -14,7 +14,7 @@ M1, M2 = "m:1@a", "m:2@a"
 
 
 def key(number: int, version: str = M1):
-    return version, (number.to_bytes(8, "little"),), ()
+    return version, (number.to_bytes(8, "little"),), (), ""
 
 
 def size() -> int:
@@ -40,11 +40,12 @@ def test_visited_entries_survive_eviction():
 
 def test_a_prediction_is_found_by_all_of_its_inputs():
     cache = PredictionCache(1 << 20)
-    cache.put((M1, (b"a", b"b"), (2,)), [b"1"], [(1,)], 1e9)
-    assert cache.get((M1, (b"a", b"b"), (3,)), 0.0) is None
-    assert cache.get((M1, (b"ab", b""), (2,)), 0.0) is None
+    cache.put((M1, (b"a", b"b"), (2,), ""), [b"1"], [(1,)], 1e9)
+    assert cache.get((M1, (b"a", b"b"), (3,), ""), 0.0) is None
+    assert cache.get((M1, (b"ab", b""), (2,), ""), 0.0) is None
+    assert cache.get((M1, (b"a", b"b"), (2,), '{"n":1}'), 0.0) is None
     assert cache.get((M2, (b"a", b"b"), (2,)), 0.0) is None
-    entry = cache.get((M1, (b"a", b"b"), (2,)), 0.0)
+    entry = cache.get((M1, (b"a", b"b"), (2,), ""), 0.0)
     assert entry is not None
     assert entry.data == [b"1"]
 
@@ -87,7 +88,7 @@ def test_forgetting_a_version_takes_no_longer_with_many_entries():
     def attempt(number: int) -> float:
         cache = PredictionCache(1 << 30)
         for each in range(number):
-            cache.put((M1, (each.to_bytes(8, "little"),), ()), [b""], [(1,)], 1e9)
+            cache.put((M1, (each.to_bytes(8, "little"),), (), ""), [b""], [(1,)], 1e9)
         begin = thread_time()
         cache.forget(M1)
         took_s = thread_time() - begin
@@ -159,7 +160,7 @@ def test_the_counted_bytes_match_those_of_the_process(data_bytes):
         before, _ = tracemalloc.get_traced_memory()
         for number in range(5000):
             data = number.to_bytes(8, "little") * (data_bytes // 8)
-            cache.put((M1, (data,), ()), [bytes(16)], [(1,)], 1e9)
+            cache.put((M1, (data,), (), ""), [bytes(16)], [(1,)], 1e9)
         after, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

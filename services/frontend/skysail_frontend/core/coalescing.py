@@ -42,7 +42,8 @@ class Coalescing:
         assert query.version is not None
         # A view of a message would keep the whole message in memory.
         query.inputs = inputs = tuple(map(bytes, query.inputs))
-        query.cache_key = (query.version.identity, inputs, tuple(query.variable_dims))
+        dims = tuple(query.variable_dims)
+        query.cache_key = (query.version.identity, inputs, dims, query.params)
         return self.cache.get(query.cache_key, now)
 
     def leader(self, query: Query) -> Query | None:

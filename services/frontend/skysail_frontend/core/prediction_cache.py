@@ -8,8 +8,8 @@ simpler than LRU", NSDI 2024). `benchmarks/cache.py` compares SIEVE with CLOCK a
 from collections.abc import Sequence
 from sys import getsizeof
 
-CacheKey = tuple[str, tuple[bytes, ...], tuple[int, ...]]
-"""Identity of the version, data of each input, and variable sizes; the rows follow from them."""
+CacheKey = tuple[str, tuple[bytes, ...], tuple[int, ...], str]
+"""Identity of the version, data of each input, variable sizes, and parameters; the rows follow."""
 
 _ENTRY_BYTES = 400
 """Memory of an entry besides its data: node, key, tuples and table slot (measured)."""
@@ -46,6 +46,8 @@ class CacheEntry:
         self.shapes = shapes
         self.expires = expires
         self.size_bytes = _ENTRY_BYTES + sum(map(getsizeof, key[1])) + sum(map(getsizeof, data))
+        if key[3]:
+            self.size_bytes += getsizeof(key[3])
         self.is_visited = False
         self.newer: CacheEntry | None = None
         self.older: CacheEntry | None = None

@@ -98,6 +98,7 @@ class Query:
         "is_settled",
         "num_in_flight",
         "on_joined",
+        "params",
         "parts",
         "priority",
         "query_id",
@@ -118,6 +119,8 @@ class Query:
         arrival: float,
         deadline: float,
         settle: Settle,
+        priority: int = DEFAULT_PRIORITY,
+        params: str = "",
     ) -> None:
         """Creates an unsettled query.
 
@@ -131,6 +134,8 @@ class Query:
             arrival: Instant at which the query arrived.
             deadline: Instant by which the query must be answered.
             settle: Receives the prediction.
+            priority: Priority; 1 is the most urgent.
+            params: Parameters for the function of the model, as canonical JSON; empty for none.
         """
         self.query_id = query_id
         self.application = application
@@ -142,11 +147,12 @@ class Query:
         self.arrival = arrival
         self.deadline = deadline
         self.settle = settle
-        self.priority = DEFAULT_PRIORITY
+        self.priority = priority
+        self.params = params
         self.dispatched = 0.0
         self.answer_at = 0.0
         self.attempts = 0
-        self.cache_key: tuple[str, tuple[bytes, ...], tuple[int, ...]] | None = None
+        self.cache_key: tuple[str, tuple[bytes, ...], tuple[int, ...], str] | None = None
         self.is_part = False
         self.is_queued = False
         self.num_in_flight = 0

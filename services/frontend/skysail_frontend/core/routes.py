@@ -72,6 +72,8 @@ class ServedVersion:
     """Time between reports of the load; None to report none."""
     artifact_sha256: str = ""
     """SHA-256 of the artifact: tells the content from earlier content under the same name."""
+    takes_params: bool = False
+    """True if its function takes the parameters of queries."""
     identity: str = field(init=False, repr=False, compare=False)
     """Name and content, because latencies and predictions apply to one content only."""
 

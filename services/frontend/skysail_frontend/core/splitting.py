@@ -36,8 +36,9 @@ def split_query(query: Query, max_rows: int) -> list[Query]:
             query.arrival,
             query.deadline,
             joint.settle,
+            query.priority,
+            query.params,
         )
-        part.priority = query.priority
         part.is_part = True
         parts.append(part)
     joint.parts = parts

@@ -235,6 +235,7 @@ class GrpcInference:
             deadline=deadline,
             timeout_s=options.timeout_s,
             priority=options.priority,
+            params=options.params,
             label=f"[request id: {shown(request.id) or '<id_unknown>'}] ",
         )
         if parts is not None and not wanted and target.is_settled and query.has_fixed_sizes:

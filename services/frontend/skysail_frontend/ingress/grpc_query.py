@@ -7,6 +7,7 @@ from itertools import count
 from google.protobuf.duration_pb2 import Duration
 
 from skysail_common.errors import InvalidInput, SkysailError, shown
+from skysail_common.query_params import params_from_json
 from skysail_common.rpc.channels import MAX_MESSAGE_BYTES
 from skysail_common.rpc.contract import Call, LateHandler, Stream, StreamHandler, UnaryHandler
 from skysail_common.rpc.messages import seconds, tensor_from_proto, tensor_to_proto
@@ -125,6 +126,7 @@ class GrpcQuery:
             arrival=arrival,
             deadline=deadline,
             timeout_s=seconds("timeout", request.timeout) if request.HasField("timeout") else None,
+            params=params_from_json(request.params_json) if request.params_json else "",
             widens=True,
         )
 

@@ -5,6 +5,7 @@ from math import prod
 from typing import Any
 
 from skysail_common.errors import InvalidInput
+from skysail_common.query_params import MAX_PARAMS_BYTES
 from skysail_common.tensors import DataType, Tensor, TensorSpec
 from skysail_frontend.core.dispatcher import Dispatcher
 from skysail_frontend.core.routes import ServedVersion
@@ -49,7 +50,10 @@ def max_json_bytes(version: ServedVersion | None, max_rows: int) -> float:
         if spec.datatype is DataType.BYTES or spec.variable_axes:
             return float("inf")
         elements += prod(spec.shape[1:])
-    return LONG_BYTES + max_rows * elements * _ELEMENT_CHARS if version else float("inf")
+    if version is None:
+        return float("inf")
+    params = MAX_PARAMS_BYTES if version.takes_params else 0
+    return LONG_BYTES + params + max_rows * elements * _ELEMENT_CHARS
 
 
 class InferInputs:

@@ -6,9 +6,24 @@ from typing import Any
 
 from skysail_common.errors import InvalidInput, Unsupported, shown
 from skysail_frontend.core.query import DEFAULT_PRIORITY
+from skysail_frontend.ingress.function_params import function_params
 
 _MAX_PRIORITY = 1_000_000
 _ALLOWED_TRITON_KEY = "triton_enable_empty_final_response"
+
+PROTOCOL_PARAMETERS = frozenset(
+    {
+        "binary_data_output",
+        "content_type",
+        "headers",
+        "priority",
+        "sequence_end",
+        "sequence_id",
+        "sequence_start",
+        "timeout",
+    }
+)
+"""Parameters that clients and servers of the protocol use; the function of a model never gets them."""
 
 
 @dataclass(frozen=True)
@@ -19,10 +34,14 @@ class RequestOptions:
     """Longest wait; None if the request has no limit."""
     priority: int = DEFAULT_PRIORITY
     """Priority; 1 is the most urgent."""
+    params: str = ""
+    """Parameters for the function of the model, as canonical JSON; empty for none."""
 
 
 def request_options(parameters: Mapping[str, Any]) -> RequestOptions:
     """Return the options of a request; the parameter `timeout` is in microseconds.
+
+    Parameters that the protocol does not use are for the function of the model.
 
     Raises:
         InvalidInput: a parameter has a wrong type, a value out of range, or a reserved name.
@@ -45,6 +64,13 @@ def request_options(parameters: Mapping[str, Any]) -> RequestOptions:
     return RequestOptions(
         timeout_s=timeout * 1e-6 if timeout else None,
         priority=min(priority, _MAX_PRIORITY) if priority else DEFAULT_PRIORITY,
+        params=function_params(
+            {
+                name: value
+                for name, value in parameters.items()
+                if name not in PROTOCOL_PARAMETERS and not name.startswith("triton_")
+            }
+        ),
     )
 
 

@@ -52,6 +52,7 @@ class LongArray:
 
     def __init__(self, text: memoryview) -> None:
         """Keep the text, which includes both brackets."""
+        self.text = text
         self._text = text[1:-1]
 
     async def slices(self, time_slice: TimeSlice) -> AsyncIterator[list[Any]]:

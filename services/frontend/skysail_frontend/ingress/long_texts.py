@@ -18,6 +18,7 @@ class LongText:
 
     def __init__(self, text: memoryview) -> None:
         """Keep the text, which includes both quotes."""
+        self.text = text
         self._text = text[1:-1]
 
     async def parts(self, time_slice: TimeSlice) -> list[bytes]:

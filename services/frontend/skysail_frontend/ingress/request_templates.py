@@ -98,6 +98,7 @@ class RequestTemplate:
         "_dims",
         "_head",
         "_order",
+        "_params",
         "_priority",
         "_raw_bytes",
         "_rows",
@@ -130,6 +131,7 @@ class RequestTemplate:
         self._rows = query.rows
         self._dims = query.variable_dims
         self._priority = options.priority
+        self._params = options.params
         self._wait_limits = wait_limits
         self._head: bytes | None = None
 
@@ -153,7 +155,7 @@ class RequestTemplate:
             return None
         if self._order is not None:
             raw = [raw[place] for place in self._order]
-        query = Query(
+        return Query(
             text,
             self._target.application,
             self._target.version,
@@ -163,9 +165,9 @@ class RequestTemplate:
             arrival,
             self._wait_limits.deadline(arrival, deadline),
             settle,
+            self._priority,
+            self._params,
         )
-        query.priority = self._priority
-        return query
 
     def answer(self, query: Query, query_id: bytes, prediction: Prediction) -> bytes:
         """Return the serialized answer to a query with an answer of its model."""

@@ -19,6 +19,7 @@ from skysail_frontend.core.dispatcher import Dispatcher
 from skysail_frontend.core.query import Prediction, Query, Settle
 from skysail_frontend.core.routes import Application
 from skysail_frontend.ingress.answer_size import check_size, checked
+from skysail_frontend.ingress.function_params import function_params
 from skysail_frontend.ingress.grpc_query import QueryIds
 from skysail_frontend.ingress.http import (
     arrival_of,
@@ -27,7 +28,7 @@ from skysail_frontend.ingress.http import (
 )
 from skysail_frontend.ingress.http_bodies import headers_of, read_body
 from skysail_frontend.ingress.http_limits import HttpMemory, MemoryReservation
-from skysail_frontend.ingress.infer_inputs import json_member
+from skysail_frontend.ingress.infer_inputs import json_member, json_object
 from skysail_frontend.ingress.json_answers import json_text, row_text
 from skysail_frontend.ingress.json_values import row_of_json
 from skysail_frontend.ingress.long_json import (
@@ -118,6 +119,7 @@ class RestClipper:
         version = json_member(body, "version", "")
         if not isinstance(version, str):
             raise InvalidInput("'version' must be a string")
+        params = function_params(json_object(body, "params"))
         is_batch = "input_batch" in body
         values = body["input_batch"] if is_batch else [body["input"]]
         target = application_target(self._dispatcher.table, application, version)
@@ -136,7 +138,7 @@ class RestClipper:
             label = f"input_batch[{len(makes)}]: " if is_batch else ""
             try:
                 make = await self._make(
-                    application, version, value, arrival, deadline, time_slice, label
+                    application, version, value, params, arrival, deadline, time_slice, label
                 )
             except InvalidInput as error:
                 raise InvalidInput(f"{label}{error.message}") from error
@@ -151,6 +153,7 @@ class RestClipper:
         application: Application,
         version: str,
         value: Any,
+        params: str,
         arrival: float,
         deadline: float,
         time_slice: TimeSlice,
@@ -166,6 +169,7 @@ class RestClipper:
             settle,
             deadline=deadline,
             arrival=arrival,
+            params=params,
             label=label,
         )
 

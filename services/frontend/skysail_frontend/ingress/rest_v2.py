@@ -170,6 +170,7 @@ class RestV2:
                 deadline=deadline,
                 timeout_s=parsed.options.timeout_s,
                 priority=parsed.options.priority,
+                params=parsed.options.params,
                 label=f"[request id: {parsed.query_id or '<id_unknown>'}] ",
             )
 

@@ -11,6 +11,7 @@ from skysail_frontend.core.dispatcher import Dispatcher
 from skysail_frontend.core.query import DEFAULT_PRIORITY, Query, Settle
 from skysail_frontend.core.routes import Application, RouteTable, ServedVersion
 from skysail_frontend.core.validation import Inputs, LazyTensor, PartTensor, validate_inputs
+from skysail_frontend.ingress.function_params import check_params
 
 _LATE_S = 0.001
 _AHEAD_S = 0.002
@@ -134,6 +135,7 @@ def make_query(
     deadline: float,
     timeout_s: float | None = None,
     priority: int = DEFAULT_PRIORITY,
+    params: str = "",
     widens: bool = False,
     label: str = "",
 ) -> Query:
@@ -149,11 +151,13 @@ def make_query(
         deadline: Deadline of the call; the SLO or the timeout may be sooner.
         timeout_s: Longest wait of the request; None for no limit.
         priority: Priority; 1 is the most urgent.
+        params: Parameters for the function of the model, as canonical JSON; empty for none.
         widens: True to convert numbers to the types of the model.
         label: Prefix of errors about the inputs.
 
     Raises:
-        InvalidInput: the inputs do not match the signature, or the id is too long.
+        InvalidInput: the inputs do not match the signature, the function takes no parameters, or
+            the id is too long.
     """
     if len(query_id) > _MAX_ID_LENGTH:
         raise InvalidInput(
@@ -165,7 +169,9 @@ def make_query(
     if target.version is not None:
         max_rows = dispatcher.max_query_rows(target.version)
         inputs = validate_inputs(target.version, tensors, max_rows, label, widens=widens)
-    query = Query(
+        if params:
+            check_params(target.version, params)
+    return Query(
         query_id,
         target.application,
         target.version,
@@ -175,6 +181,6 @@ def make_query(
         arrival,
         wait_limits(dispatcher, target, timeout_s).deadline(arrival, deadline),
         settle,
+        priority,
+        params,
     )
-    query.priority = priority
-    return query

@@ -35,6 +35,9 @@ def encode_batch(batch: Batch) -> bytes:
         for query in queries:
             if query.variable_dims:
                 message.variable_dims.extend(query.variable_dims)
+    version = queries[0].version
+    if version is not None and version.takes_params and any(query.params for query in queries):
+        message.params.extend([query.params for query in queries])
     message.expected_us = min(_MAX_US, int(batch.expected_s * 1e6))
     parts[0] = message.SerializeToString()
     return b"".join(parts)

@@ -72,6 +72,7 @@ def _version(message: routing_pb2.RoutedVersion) -> ServedVersion:
         if message.HasField("load_report_interval")
         else None,
         artifact_sha256=message.artifact_sha256,
+        takes_params=message.takes_params,
     )
 
 

@@ -105,6 +105,7 @@ class Models:
             signature=manifest.signature,
             python_version=manifest.python_version,
             requirements=manifest.requirements,
+            takes_params=manifest.takes_params,
             labels=checked,
             registered_at=datetime.now(timezone.utc),
         )

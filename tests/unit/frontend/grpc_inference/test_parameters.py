@@ -63,7 +63,6 @@ def test_sequences_are_not_supported(frontend):
         ("timeout", "uint64_param", 1_000_000),
         ("priority", "uint64_param", 2**64 - 1),
         ("triton_enable_empty_final_response", "bool_param", True),
-        ("anything", "double_param", 1.5),
         ("binary_data_output", "bool_param", True),
         ("headers", "string_param", "x"),
     ],
