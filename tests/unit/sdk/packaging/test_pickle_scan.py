@@ -88,7 +88,10 @@ def test_a_file_needs_the_packages_that_saved_it(tmp_path: Path, estimator):
     assert {"joblib", "numpy", "scikit-learn"} <= packages.keys()
     assert set(artifact.manifest.requirements) == {f"{name}=={packages[name]}" for name in packages}
     assert artifact.manifest.is_pickled
-    assert [blob.path for blob in artifact.manifest.blobs] == ["data/model.joblib", "example/0.bin"]
+    assert [blob.path for blob in artifact.manifest.blobs] == [
+        "data/model.joblib",
+        "example/0/0.bin",
+    ]
 
 
 def test_a_file_of_a_program_is_refused_by_its_names(tmp_path: Path, monkeypatch):
