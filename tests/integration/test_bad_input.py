@@ -15,6 +15,7 @@ import pytest
 import skysail
 from skysail import errors
 from skysail_testing import models
+from skysail_testing.artifacts import artifacts_in
 from skysail_testing.clusters import RunningCluster
 from skysail_testing.commands import skysail_command
 from skysail_testing.processes import Service, eventually
@@ -211,7 +212,7 @@ class TestFunctions:
         eventually(nothing_left, what="no replica of the failed deployment is left")
         kept = {version.artifact_sha256 for m in client.models() for version in m.versions}
         eventually(
-            lambda: {p.name for p in (cluster.data_dir / "artifacts").iterdir()} <= kept,
+            lambda: set(artifacts_in(cluster.data_dir)) <= kept,
             what="no artifact of the failed deployment is left",
         )
 

@@ -14,6 +14,7 @@ import pytest
 import skysail
 from skysail import errors
 from skysail_common.process.sockets import local_endpoint, split_host_port
+from skysail_management.artifact_servicer import METHODS
 from skysail_protos.v1 import management_pb2
 from skysail_testing import models
 from skysail_testing.certificates import Certificate
@@ -102,10 +103,10 @@ def test_every_method_needs_a_token(secured: SecuredManagement, method: str, doo
             secured.cluster.socket, [("grpc.default_authority", "localhost")]
         )
     )
-    # This method checks the token of a replica, so it needs a valid message.
+    # These methods check the token of a replica, so they need a valid message.
     message = (
         management_pb2.DownloadArtifactRequest(replica_id="m:1/0").SerializeToString()
-        if method == "DownloadArtifact"
+        if method in METHODS
         else b""
     )
     with closing(channel), pytest.raises(grpc.RpcError) as raised:

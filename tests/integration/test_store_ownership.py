@@ -20,6 +20,7 @@ from skysail.clusters.local.store import store_socket
 from skysail.errors import StoreLost
 from skysail_common.rpc.health_check import STORE, health_status
 from skysail_testing import models
+from skysail_testing.artifacts import artifacts_in
 from skysail_testing.clusters import RunningCluster, running_cluster
 from skysail_testing.commands import skysail_command
 from skysail_testing.processes import Service, eventually
@@ -128,7 +129,7 @@ def test_a_frozen_management_is_fenced_and_keeps_its_replicas_running(tmp_path, 
     assert f"data directory {tmp_path / 'b'}" in first.errors
     assert "Traceback" not in first.errors
     assert replicas_of(tmp_path / "a") == before
-    assert len(list((tmp_path / "a" / "artifacts").iterdir())) == 1
+    assert len(artifacts_in(tmp_path / "a")) == 1
     # A restart of the fenced management fails with the same reason.
     again = management(tmp_path / "a", server)
     assert again.wait() == 1
@@ -151,14 +152,14 @@ def test_an_emptied_store_is_refused_until_its_loss_is_accepted(tmp_path, server
     assert "it is empty, and was at revision" in second.errors
     assert "1 artifacts and 1 replicas of the cluster exist" in second.errors
     assert replicas_of(directory) == before
-    assert len(list((directory / "artifacts").iterdir())) == 1
+    assert len(artifacts_in(directory)) == 1
     name = second.errors.split("ACCEPT_STORE_LOSS=")[1].split()[0]
     wrong = management(directory, server, SKYSAIL_MANAGEMENT_ACCEPT_STORE_LOSS=f"{name}0")
     assert wrong.wait() == 1
     accepted = management(directory, server, SKYSAIL_MANAGEMENT_ACCEPT_STORE_LOSS=name)
     accepted.wait_ready()
     eventually(lambda: not replicas_of(directory))
-    eventually(lambda: not list((directory / "artifacts").iterdir()), 60)
+    eventually(lambda: not artifacts_in(directory), 60)
     assert accepted.stop() == 0
 
 
@@ -292,7 +293,7 @@ def test_a_cluster_with_another_store_keeps_its_artifacts(tmp_path: Path):
     )  # fmt: skip
     assert started.returncode == 1
     assert "it is empty, and was at revision" in started.stderr
-    assert len(list((tmp_path / "artifacts").iterdir())) == 1
+    assert len(artifacts_in(tmp_path)) == 1
     name = started.stderr.split("--accept-store-loss ")[1].split(")")[0]
     with running_cluster(tmp_path, "--accept-store-loss", name) as cluster:
         with cluster.client() as client:

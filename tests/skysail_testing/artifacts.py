@@ -12,6 +12,11 @@ from typing import Any
 from skysail.artifact.build import Artifact
 
 
+def artifacts_in(data_dir: Path) -> list[str]:
+    """Return the names of the artifacts that a management stores in its data directory."""
+    return [path.name for path in (data_dir / "artifacts").iterdir() if path.is_file()]
+
+
 def members_of(artifact: Artifact) -> dict[str, bytes]:
     with zipfile.ZipFile(io.BytesIO(artifact.content)) as archive:
         return {name: archive.read(name) for name in archive.namelist()}

@@ -9,14 +9,21 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
-from skysail_common.artifacts import MANIFEST_FILE, MODEL_FILE, Manifest, SignatureRecord
+from skysail_common.artifacts import (
+    MANIFEST_FILE,
+    MODEL_FILE,
+    Blob,
+    Manifest,
+    SignatureRecord,
+    to_json,
+)
 from skysail_common.identifiers import ModelVersion
 from skysail_common.model_functions import LIST_OUTPUT
 from skysail_common.process.lifecycle import BackgroundTasks
 from skysail_common.resources import ResourceChanges
 from skysail_common.store import Store
 from skysail_common.tensors import CLIPPER_SPECS, InputType, Signature
-from skysail_management.artifacts import ArtifactStore
+from skysail_management.artifacts.store import ArtifactStore
 from skysail_management.catalog.deployment_specs import DeploymentSpec
 from skysail_management.catalog.rules import Rules
 from skysail_management.events import DeployEvent, DeployEvents, DeployStep
@@ -60,6 +67,22 @@ def make_artifact(
         archive.writestr(zipfile.ZipInfo(MANIFEST_FILE), manifest.model_dump_json())
         archive.writestr(zipfile.ZipInfo(MODEL_FILE), content)
     return buffer.getvalue()
+
+
+def make_manifest(files: Mapping[str, bytes], **changes: Any) -> bytes:
+    """Return the manifest of an artifact of format 2 with these files; `changes` replace fields."""
+    blobs = [
+        Blob(path=path, sha256=sha256_of(content), size_bytes=len(content))
+        for path, content in files.items()
+    ]
+    manifest = Manifest(
+        skysail_version="0",
+        python_version=platform.python_version(),
+        signature=SignatureRecord.of(signature_of()),
+        calling="list",
+        blobs=tuple(blobs),
+    )
+    return to_json({**manifest.model_dump(mode="json"), **changes}).encode()
 
 
 def sha256_of(content: bytes) -> str:

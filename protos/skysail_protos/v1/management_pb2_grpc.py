@@ -106,6 +106,16 @@ class ManagementServiceStub(object):
                 request_serializer=skysail__protos_dot_v1_dot_management__pb2.FindArtifactRequest.SerializeToString,
                 response_deserializer=skysail__protos_dot_v1_dot_management__pb2.FindArtifactResponse.FromString,
                 _registered_method=True)
+        self.FindBlobs = channel.unary_unary(
+                '/skysail.v1.ManagementService/FindBlobs',
+                request_serializer=skysail__protos_dot_v1_dot_management__pb2.FindBlobsRequest.SerializeToString,
+                response_deserializer=skysail__protos_dot_v1_dot_management__pb2.FindBlobsResponse.FromString,
+                _registered_method=True)
+        self.UploadBlobs = channel.stream_unary(
+                '/skysail.v1.ManagementService/UploadBlobs',
+                request_serializer=skysail__protos_dot_v1_dot_management__pb2.UploadBlobsRequest.SerializeToString,
+                response_deserializer=skysail__protos_dot_v1_dot_management__pb2.UploadBlobsResponse.FromString,
+                _registered_method=True)
         self.UploadArtifact = channel.stream_unary(
                 '/skysail.v1.ManagementService/UploadArtifact',
                 request_serializer=skysail__protos_dot_v1_dot_management__pb2.UploadArtifactRequest.SerializeToString,
@@ -115,6 +125,11 @@ class ManagementServiceStub(object):
                 '/skysail.v1.ManagementService/DownloadArtifact',
                 request_serializer=skysail__protos_dot_v1_dot_management__pb2.DownloadArtifactRequest.SerializeToString,
                 response_deserializer=skysail__protos_dot_v1_dot_management__pb2.DownloadArtifactResponse.FromString,
+                _registered_method=True)
+        self.DownloadBlob = channel.unary_stream(
+                '/skysail.v1.ManagementService/DownloadBlob',
+                request_serializer=skysail__protos_dot_v1_dot_management__pb2.DownloadBlobRequest.SerializeToString,
+                response_deserializer=skysail__protos_dot_v1_dot_management__pb2.DownloadBlobResponse.FromString,
                 _registered_method=True)
         self.Deploy = channel.unary_stream(
                 '/skysail.v1.ManagementService/Deploy',
@@ -276,8 +291,27 @@ class ManagementServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FindBlobs(self, request, context):
+        """Returns which blobs of an artifact are missing, and how much of each is stored. Nothing is sent
+        for an artifact that exceeds the limit or does not fit on the disk: INVALID_ARGUMENT or
+        FAILED_PRECONDITION.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UploadBlobs(self, request_iterator, context):
+        """Stores blobs: for each a header, then its bytes from the offset on. The bytes of an interrupted
+        upload are kept; FindBlobs returns the offset. A wrong offset is ABORTED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def UploadArtifact(self, request_iterator, context):
-        """Stores an artifact. The first message contains its SHA-256, which the content must match.
+        """Stores an artifact: a manifest whose blobs are stored (format 2), or a zip archive (format 1).
+        The first message contains its SHA-256, which the content must match. If a blob is missing, the
+        call is NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -285,7 +319,15 @@ class ManagementServiceServicer(object):
 
     def DownloadArtifact(self, request, context):
         """Streams the artifact of the version that belongs to the token in the metadata (`authorization:
-        Bearer`). Model servers call it.
+        Bearer`): its manifest (format 2) or its zip archive (format 1). Model servers call it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DownloadBlob(self, request, context):
+        """Streams one blob of that artifact from an offset on. A blob that its manifest does not list is
+        NOT_FOUND. Model servers call it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -444,6 +486,16 @@ def add_ManagementServiceServicer_to_server(servicer, server):
                     request_deserializer=skysail__protos_dot_v1_dot_management__pb2.FindArtifactRequest.FromString,
                     response_serializer=skysail__protos_dot_v1_dot_management__pb2.FindArtifactResponse.SerializeToString,
             ),
+            'FindBlobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindBlobs,
+                    request_deserializer=skysail__protos_dot_v1_dot_management__pb2.FindBlobsRequest.FromString,
+                    response_serializer=skysail__protos_dot_v1_dot_management__pb2.FindBlobsResponse.SerializeToString,
+            ),
+            'UploadBlobs': grpc.stream_unary_rpc_method_handler(
+                    servicer.UploadBlobs,
+                    request_deserializer=skysail__protos_dot_v1_dot_management__pb2.UploadBlobsRequest.FromString,
+                    response_serializer=skysail__protos_dot_v1_dot_management__pb2.UploadBlobsResponse.SerializeToString,
+            ),
             'UploadArtifact': grpc.stream_unary_rpc_method_handler(
                     servicer.UploadArtifact,
                     request_deserializer=skysail__protos_dot_v1_dot_management__pb2.UploadArtifactRequest.FromString,
@@ -453,6 +505,11 @@ def add_ManagementServiceServicer_to_server(servicer, server):
                     servicer.DownloadArtifact,
                     request_deserializer=skysail__protos_dot_v1_dot_management__pb2.DownloadArtifactRequest.FromString,
                     response_serializer=skysail__protos_dot_v1_dot_management__pb2.DownloadArtifactResponse.SerializeToString,
+            ),
+            'DownloadBlob': grpc.unary_stream_rpc_method_handler(
+                    servicer.DownloadBlob,
+                    request_deserializer=skysail__protos_dot_v1_dot_management__pb2.DownloadBlobRequest.FromString,
+                    response_serializer=skysail__protos_dot_v1_dot_management__pb2.DownloadBlobResponse.SerializeToString,
             ),
             'Deploy': grpc.unary_stream_rpc_method_handler(
                     servicer.Deploy,
@@ -900,6 +957,60 @@ class ManagementService(object):
             _registered_method=True)
 
     @staticmethod
+    def FindBlobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/skysail.v1.ManagementService/FindBlobs',
+            skysail__protos_dot_v1_dot_management__pb2.FindBlobsRequest.SerializeToString,
+            skysail__protos_dot_v1_dot_management__pb2.FindBlobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UploadBlobs(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/skysail.v1.ManagementService/UploadBlobs',
+            skysail__protos_dot_v1_dot_management__pb2.UploadBlobsRequest.SerializeToString,
+            skysail__protos_dot_v1_dot_management__pb2.UploadBlobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def UploadArtifact(request_iterator,
             target,
             options=(),
@@ -943,6 +1054,33 @@ class ManagementService(object):
             '/skysail.v1.ManagementService/DownloadArtifact',
             skysail__protos_dot_v1_dot_management__pb2.DownloadArtifactRequest.SerializeToString,
             skysail__protos_dot_v1_dot_management__pb2.DownloadArtifactResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DownloadBlob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/skysail.v1.ManagementService/DownloadBlob',
+            skysail__protos_dot_v1_dot_management__pb2.DownloadBlobRequest.SerializeToString,
+            skysail__protos_dot_v1_dot_management__pb2.DownloadBlobResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -64,11 +64,27 @@ class ManagementServiceStub:
     """Removes a version, which must not be deployed."""
     FindArtifact: _grpc.UnaryUnaryMultiCallable[_management_pb2.FindArtifactRequest, _management_pb2.FindArtifactResponse]
     """Returns whether an artifact is stored, so that the client can skip the upload."""
+    FindBlobs: _grpc.UnaryUnaryMultiCallable[_management_pb2.FindBlobsRequest, _management_pb2.FindBlobsResponse]
+    """Returns which blobs of an artifact are missing, and how much of each is stored. Nothing is sent
+    for an artifact that exceeds the limit or does not fit on the disk: INVALID_ARGUMENT or
+    FAILED_PRECONDITION.
+    """
+    UploadBlobs: _grpc.StreamUnaryMultiCallable[_management_pb2.UploadBlobsRequest, _management_pb2.UploadBlobsResponse]
+    """Stores blobs: for each a header, then its bytes from the offset on. The bytes of an interrupted
+    upload are kept; FindBlobs returns the offset. A wrong offset is ABORTED.
+    """
     UploadArtifact: _grpc.StreamUnaryMultiCallable[_management_pb2.UploadArtifactRequest, _management_pb2.UploadArtifactResponse]
-    """Stores an artifact. The first message contains its SHA-256, which the content must match."""
+    """Stores an artifact: a manifest whose blobs are stored (format 2), or a zip archive (format 1).
+    The first message contains its SHA-256, which the content must match. If a blob is missing, the
+    call is NOT_FOUND.
+    """
     DownloadArtifact: _grpc.UnaryStreamMultiCallable[_management_pb2.DownloadArtifactRequest, _management_pb2.DownloadArtifactResponse]
     """Streams the artifact of the version that belongs to the token in the metadata (`authorization:
-    Bearer`). Model servers call it.
+    Bearer`): its manifest (format 2) or its zip archive (format 1). Model servers call it.
+    """
+    DownloadBlob: _grpc.UnaryStreamMultiCallable[_management_pb2.DownloadBlobRequest, _management_pb2.DownloadBlobResponse]
+    """Streams one blob of that artifact from an offset on. A blob that its manifest does not list is
+    NOT_FOUND. Model servers call it.
     """
     Deploy: _grpc.UnaryStreamMultiCallable[_management_pb2.DeployRequest, _management_pb2.DeployEvent]
     """Registers a version if necessary, starts its replicas and streams events until it is done or
@@ -133,11 +149,27 @@ class ManagementServiceAsyncStub(ManagementServiceStub):
     """Removes a version, which must not be deployed."""
     FindArtifact: _aio.UnaryUnaryMultiCallable[_management_pb2.FindArtifactRequest, _management_pb2.FindArtifactResponse]  # type: ignore[assignment]
     """Returns whether an artifact is stored, so that the client can skip the upload."""
+    FindBlobs: _aio.UnaryUnaryMultiCallable[_management_pb2.FindBlobsRequest, _management_pb2.FindBlobsResponse]  # type: ignore[assignment]
+    """Returns which blobs of an artifact are missing, and how much of each is stored. Nothing is sent
+    for an artifact that exceeds the limit or does not fit on the disk: INVALID_ARGUMENT or
+    FAILED_PRECONDITION.
+    """
+    UploadBlobs: _aio.StreamUnaryMultiCallable[_management_pb2.UploadBlobsRequest, _management_pb2.UploadBlobsResponse]  # type: ignore[assignment]
+    """Stores blobs: for each a header, then its bytes from the offset on. The bytes of an interrupted
+    upload are kept; FindBlobs returns the offset. A wrong offset is ABORTED.
+    """
     UploadArtifact: _aio.StreamUnaryMultiCallable[_management_pb2.UploadArtifactRequest, _management_pb2.UploadArtifactResponse]  # type: ignore[assignment]
-    """Stores an artifact. The first message contains its SHA-256, which the content must match."""
+    """Stores an artifact: a manifest whose blobs are stored (format 2), or a zip archive (format 1).
+    The first message contains its SHA-256, which the content must match. If a blob is missing, the
+    call is NOT_FOUND.
+    """
     DownloadArtifact: _aio.UnaryStreamMultiCallable[_management_pb2.DownloadArtifactRequest, _management_pb2.DownloadArtifactResponse]  # type: ignore[assignment]
     """Streams the artifact of the version that belongs to the token in the metadata (`authorization:
-    Bearer`). Model servers call it.
+    Bearer`): its manifest (format 2) or its zip archive (format 1). Model servers call it.
+    """
+    DownloadBlob: _aio.UnaryStreamMultiCallable[_management_pb2.DownloadBlobRequest, _management_pb2.DownloadBlobResponse]  # type: ignore[assignment]
+    """Streams one blob of that artifact from an offset on. A blob that its manifest does not list is
+    NOT_FOUND. Model servers call it.
     """
     Deploy: _aio.UnaryStreamMultiCallable[_management_pb2.DeployRequest, _management_pb2.DeployEvent]  # type: ignore[assignment]
     """Registers a version if necessary, starts its replicas and streams events until it is done or
@@ -285,12 +317,36 @@ class ManagementServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns whether an artifact is stored, so that the client can skip the upload."""
 
     @_abc_1.abstractmethod
+    def FindBlobs(
+        self,
+        request: _management_pb2.FindBlobsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_management_pb2.FindBlobsResponse, _abc.Awaitable[_management_pb2.FindBlobsResponse]]:
+        """Returns which blobs of an artifact are missing, and how much of each is stored. Nothing is sent
+        for an artifact that exceeds the limit or does not fit on the disk: INVALID_ARGUMENT or
+        FAILED_PRECONDITION.
+        """
+
+    @_abc_1.abstractmethod
+    def UploadBlobs(
+        self,
+        request_iterator: _MaybeAsyncIterator[_management_pb2.UploadBlobsRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_management_pb2.UploadBlobsResponse, _abc.Awaitable[_management_pb2.UploadBlobsResponse]]:
+        """Stores blobs: for each a header, then its bytes from the offset on. The bytes of an interrupted
+        upload are kept; FindBlobs returns the offset. A wrong offset is ABORTED.
+        """
+
+    @_abc_1.abstractmethod
     def UploadArtifact(
         self,
         request_iterator: _MaybeAsyncIterator[_management_pb2.UploadArtifactRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_management_pb2.UploadArtifactResponse, _abc.Awaitable[_management_pb2.UploadArtifactResponse]]:
-        """Stores an artifact. The first message contains its SHA-256, which the content must match."""
+        """Stores an artifact: a manifest whose blobs are stored (format 2), or a zip archive (format 1).
+        The first message contains its SHA-256, which the content must match. If a blob is missing, the
+        call is NOT_FOUND.
+        """
 
     @_abc_1.abstractmethod
     def DownloadArtifact(
@@ -299,7 +355,17 @@ class ManagementServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_management_pb2.DownloadArtifactResponse], _abc.AsyncIterator[_management_pb2.DownloadArtifactResponse]]:
         """Streams the artifact of the version that belongs to the token in the metadata (`authorization:
-        Bearer`). Model servers call it.
+        Bearer`): its manifest (format 2) or its zip archive (format 1). Model servers call it.
+        """
+
+    @_abc_1.abstractmethod
+    def DownloadBlob(
+        self,
+        request: _management_pb2.DownloadBlobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_management_pb2.DownloadBlobResponse], _abc.AsyncIterator[_management_pb2.DownloadBlobResponse]]:
+        """Streams one blob of that artifact from an offset on. A blob that its manifest does not list is
+        NOT_FOUND. Model servers call it.
         """
 
     @_abc_1.abstractmethod

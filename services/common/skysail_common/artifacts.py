@@ -51,7 +51,8 @@ MAX_EXAMPLES = 64
 CHUNK_BYTES = 1024 * 1024
 """Bytes of an artifact in one message."""
 
-_MAX_MANIFEST_BYTES = 8 * 1024 * 1024
+MAX_MANIFEST_BYTES = 8 * 1024 * 1024
+"""Largest manifest."""
 
 # Errors of zipfile for broken, encrypted or odd archives and for other files.
 _NOT_AN_ARTIFACT = (
@@ -233,9 +234,9 @@ def read_manifest(file: Path | IO[bytes]) -> Manifest:
     try:
         with zipfile.ZipFile(file) as archive:
             info = archive.getinfo(MANIFEST_FILE)
-            if info.file_size > _MAX_MANIFEST_BYTES:
+            if info.file_size > MAX_MANIFEST_BYTES:
                 raise InvalidInput(
-                    f"the artifact's manifest.json is larger than {_MAX_MANIFEST_BYTES >> 20} MiB"
+                    f"the artifact's manifest.json is larger than {MAX_MANIFEST_BYTES >> 20} MiB"
                 )
             manifest = parse_manifest(archive.read(info))
             if manifest.loader == PYTHON_LOADER:

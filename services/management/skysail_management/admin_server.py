@@ -2,7 +2,7 @@
 
 A standby is alive and reports this by health. It answers callers that still have its address with
 `UNAVAILABLE`, so that they retry. If a token is required, a caller without it gets only health and
-reflection. Replicas show their own tokens to the one method that they call.
+reflection. Replicas show their own tokens to the methods that they call.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -17,12 +17,12 @@ from skysail_common.rpc.certificates import ServerCertificates
 from skysail_common.rpc.grpc_server import GrpcServer
 from skysail_common.rpc.health_check import READINESS
 from skysail_common.rpc.management_access import is_same_token, token_of
+from skysail_management.artifact_servicer import METHODS, SERVICE
 from skysail_management.request_limits import check_request
 from skysail_management.servicer import ManagementServicer
 from skysail_protos.v1 import management_pb2_grpc
 
-SERVICE = "skysail.v1.ManagementService"
-_REPLICA_METHOD = f"/{SERVICE}/DownloadArtifact"
+_REPLICA_METHODS = frozenset(f"/{SERVICE}/{method}" for method in METHODS)
 
 
 class AdminServer(GrpcServer):
@@ -88,7 +88,7 @@ class _LateService(grpc.GenericRpcHandler):
         """Return the handler of a method, or None for another service."""
         if not details.method.startswith(f"/{SERVICE}/"):
             return None
-        if self._token and details.method != _REPLICA_METHOD and not self._is_shown(details):
+        if self._token and details.method not in _REPLICA_METHODS and not self._is_shown(details):
             return _NO_TOKEN
         return self._handlers[0].service(details) if self._handlers else _NOT_LEADING
 

@@ -18,7 +18,7 @@ from skysail_common.rpc.certificates import ServerCertificates
 from skysail_common.rpc.management_access import read_token
 from skysail_common.store import Store
 from skysail_management.admin_server import AdminServer
-from skysail_management.artifacts import ARTIFACTS, count_artifacts
+from skysail_management.artifacts.store import ARTIFACTS, count_artifacts
 from skysail_management.containers.base import ContainerManager
 from skysail_management.containers.discovery import find_container_manager
 from skysail_management.ownership.acquisition import Leftovers, StoreAcquisition

@@ -1,6 +1,6 @@
 """Records and observations as protobuf messages."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -24,6 +24,7 @@ from skysail_common.rpc.resource_messages import (
 )
 from skysail_common.states import ReplicaState
 from skysail_common.tensors import InputType
+from skysail_management.artifacts.blobs import BlobId, BlobStart
 from skysail_management.catalog.applications import ApplicationSpec
 from skysail_management.catalog.deployment_specs import DeploymentSpec
 from skysail_management.containers.base import Container
@@ -56,6 +57,18 @@ def _routes(routes: tuple[RouteRecord, ...]) -> list[routing_pb2.Route]:
         routing_pb2.Route(model=route.model, version=route.version, weight=route.weight)
         for route in routes
     ]
+
+
+async def blob_parts(
+    requests: AsyncIterator[management_pb2.UploadBlobsRequest],
+) -> AsyncIterator[BlobStart | bytes]:
+    """Yield the parts of an upload of blobs."""
+    async for request in requests:
+        if request.WhichOneof("part") == "header":
+            blob = request.header.blob
+            yield BlobStart(BlobId(blob.sha256, blob.size_bytes), request.header.offset)
+        else:
+            yield request.chunk
 
 
 def application_to_proto(record: ApplicationRecord) -> management_pb2.Application:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from google.protobuf.message import Message
 
+from skysail_common.artifacts import MAX_BLOBS
 from skysail_common.errors import InvalidInput
 
 _MAX_CHARACTERS = 1000
@@ -17,6 +18,7 @@ _LONGER = {
     # Linux limits an environment variable to 128 KiB.
     "variables": 130_000,
 }
+_MORE_ITEMS = {"blobs": MAX_BLOBS}
 
 
 def check_request(request: Message) -> None:
@@ -40,9 +42,10 @@ def _check(name: str, value: object) -> None:
         check_request(value)
     elif isinstance(value, Iterable) and not isinstance(value, bytes):
         items = list(value.items() if isinstance(value, Mapping) else value)
-        if len(items) > _MAX_ITEMS:
+        limit = _MORE_ITEMS.get(name, _MAX_ITEMS)
+        if len(items) > limit:
             raise InvalidInput(
-                f"cannot accept {name}: it has {len(items)} items; at most {_MAX_ITEMS} are allowed"
+                f"cannot accept {name}: it has {len(items)} items; at most {limit} are allowed"
             )
         for item in items:
             for part in item if isinstance(item, tuple) else (item,):

@@ -15,9 +15,9 @@ from skysail_common.process.sockets import join_host_port
 from skysail_common.rpc.grpc_server import GrpcServer
 from skysail_common.rpc.health_check import STORE
 from skysail_common.store import Store
-from skysail_management.admin_server import SERVICE, AdminServer
-from skysail_management.artifact_servicer import MAX_MESSAGE_BYTES, ArtifactServicer
-from skysail_management.artifacts import ARTIFACTS, ArtifactStore
+from skysail_management.admin_server import AdminServer
+from skysail_management.artifact_servicer import MAX_MESSAGE_BYTES, SERVICE, ArtifactServicer
+from skysail_management.artifacts.store import ARTIFACTS, ArtifactStore
 from skysail_management.autoscaler import Autoscaler
 from skysail_management.catalog.rules import Rules
 from skysail_management.containers.base import ContainerManager

@@ -17,7 +17,8 @@ from skysail_common.rpc.messages import (
 )
 from skysail_management import messages
 from skysail_management.artifact_servicer import ArtifactServicer
-from skysail_management.artifacts import ArtifactStore
+from skysail_management.artifacts.blobs import BlobId
+from skysail_management.artifacts.store import ArtifactStore
 from skysail_management.autoscaler import Autoscaler
 from skysail_management.operations.applications import Applications
 from skysail_management.operations.deployments import Deployments
@@ -179,6 +180,24 @@ class ManagementServicer(management_pb2_grpc.ManagementServiceServicer):
     ) -> pb.FindArtifactResponse:
         return pb.FindArtifactResponse(is_stored=await self._artifacts.find(request.sha256))
 
+    async def FindBlobs(
+        self, request: pb.FindBlobsRequest, context: Context
+    ) -> pb.FindBlobsResponse:
+        blobs = [BlobId(blob.sha256, blob.size_bytes) for blob in request.blobs]
+        missing = await self._artifacts.blobs.find(blobs)
+        return pb.FindBlobsResponse(
+            missing=[
+                pb.MissingBlob(sha256=sha256, stored_bytes=stored)
+                for sha256, stored in missing.items()
+            ]
+        )
+
+    async def UploadBlobs(
+        self, request_iterator: AsyncIterator[pb.UploadBlobsRequest], context: Context
+    ) -> pb.UploadBlobsResponse:
+        num_bytes = await self._artifacts.blobs.add(messages.blob_parts(request_iterator))
+        return pb.UploadBlobsResponse(num_bytes=num_bytes)
+
     async def UploadArtifact(
         self, request_iterator: AsyncIterator[pb.UploadArtifactRequest], context: Context
     ) -> pb.UploadArtifactResponse:
@@ -196,11 +215,13 @@ class ManagementServicer(management_pb2_grpc.ManagementServiceServicer):
     async def DownloadArtifact(
         self, request: pb.DownloadArtifactRequest, context: Context
     ) -> AsyncIterator[pb.DownloadArtifactResponse]:
-        if self._downloads is None:
-            raise Unsupported(
-                "cannot serve artifacts on this port: management has an artifact port; use that one"
-            )
-        async for response in self._downloads.DownloadArtifact(request, context):
+        async for response in self._own_downloads.DownloadArtifact(request, context):
+            yield response
+
+    async def DownloadBlob(
+        self, request: pb.DownloadBlobRequest, context: Context
+    ) -> AsyncIterator[pb.DownloadBlobResponse]:
+        async for response in self._own_downloads.DownloadBlob(request, context):
             yield response
 
     async def Deploy(
@@ -328,6 +349,14 @@ class ManagementServicer(management_pb2_grpc.ManagementServiceServicer):
     ) -> pb.RestoreStoreResponse:
         num_records = await self._keeper.restore(self._records)
         return pb.RestoreStoreResponse(num_records=num_records)
+
+    @property
+    def _own_downloads(self) -> ArtifactServicer:
+        if self._downloads is None:
+            raise Unsupported(
+                "cannot serve artifacts on this port: management has an artifact port; use that one"
+            )
+        return self._downloads
 
     def _version(self, record: VersionRecord) -> pb.Version:
         deployment = self._records.deployments.get(str(record.model_version))

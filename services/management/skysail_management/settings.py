@@ -106,8 +106,9 @@ class ManagementSettings(ServiceSettings):
     """Time after which a call of a model's function counts as stuck, in seconds, if it also exceeds
     20 times the usual time of such calls. Its replica is then replaced. 0 means never."""
 
-    max_artifact_bytes: int = Field(4 * 1024**3, gt=0)
-    """Size limit of an artifact in bytes."""
+    max_artifact_bytes: int = Field(64 * 1024**3, gt=0)
+    """Size limit of an artifact in bytes: of its model, code and data files together, unpacked. The
+    limit is checked before they are sent. Files that several versions share are stored once."""
 
     autoscaling_target: float = Field(0.7, gt=0, le=1)
     """Share of the capacity of its replicas that an autoscaled version should use; the rest is for

@@ -15,7 +15,7 @@ from skysail_common.errors import (
     Unavailable,
 )
 from skysail_common.identifiers import ModelVersion, check_name
-from skysail_management.artifacts import ArtifactStore
+from skysail_management.artifacts.store import ArtifactStore
 from skysail_management.catalog.artifact_diff import describe_difference
 from skysail_management.catalog.current_version import promotion_changes, roll_back
 from skysail_management.catalog.rules import serves, unready_reason, unready_text

@@ -8,7 +8,7 @@ from skysail_common.errors import SkysailError
 from skysail_common.identifiers import ModelVersion
 from skysail_common.process.lifecycle import BackgroundTasks
 from skysail_common.states import ReplicaState
-from skysail_management.artifacts import ArtifactStore
+from skysail_management.artifacts.store import ArtifactStore
 from skysail_management.containers.base import Container, ContainerManager, VersionSpec
 from skysail_management.events import DeployEvents
 from skysail_management.reconciler.specs import ReconcilerOptions, version_spec
