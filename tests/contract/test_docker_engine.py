@@ -41,6 +41,7 @@ from skysail_testing.docker_engines import (
 )
 
 M2 = ModelVersion("m", "2")
+LARGE_BYTES = 80 * 1024 * 1024
 IMAGE = ManagementSettings.model_fields["docker_image"].default
 
 
@@ -289,6 +290,71 @@ async def test_image_is_built_once_and_packages_are_shared(harness: ManagerHarne
     assert images_of(harness) == []
 
 
+def describes_weights(texts):
+    """Read the weights, which travel beside the pickle; only replicas call it."""
+    import pathlib
+
+    directory = pathlib.Path("/opt/skysail/artifact/files")
+    with open(directory / "weights.bin", "rb") as file:
+        end = file.seek(0, 2)
+    try:
+        open(directory / "weights.bin", "r+b").close()
+        access = "writable"
+    except OSError as error:
+        access = error.strerror
+    return [f"{end} {access} {(directory / 'small.txt').read_text()}"]
+
+
+def large_files(directory: Path) -> dict[str, Path]:
+    """Return files for a model, one of them large and without blocks on the disk."""
+    (directory / "small.txt").write_text("small")
+    with (directory / "weights.bin").open("wb") as file:
+        file.truncate(LARGE_BYTES)
+    return {name: directory / name for name in ("small.txt", "weights.bin")}
+
+
+def layers_of(image: str) -> dict[str, int]:
+    """Return the bytes of each step of an image by its id."""
+    shown = run_docker(
+        "history", "--no-trunc", "--human=false", "--format", "{{.ID}} {{.Size}}", image
+    )
+    return {line.split()[0]: int(line.split()[1]) for line in shown.splitlines()}
+
+
+def size_of_images(harness: ManagerHarness) -> int:
+    """Return the bytes that the images of versions hold beyond their base."""
+    layers: dict[str, int] = {}
+    for image in images_of(harness):
+        layers |= layers_of(image)
+    base = layers_of(IMAGE)
+    return sum(size for image_id, size in layers.items() if image_id not in base)
+
+
+@pytest.mark.parametrize("is_mounted", [True, False])
+async def test_large_files_are_in_no_image_or_in_one_that_versions_share(
+    backend_and_server, tmp_path: Path, is_mounted: bool
+):
+    backend, server = backend_and_server
+    backend.values = {"docker_mount_files": is_mounted}
+    files = large_files(tmp_path)
+    async with open_harness(backend, server) as harness:
+        first = harness.version(describes_weights, input_type="strings", files=files)
+        (tmp_path / "small.txt").write_text("other")
+        second = harness.version(describes_weights, M2, input_type="strings", files=files)
+        for spec, small in ((first, "small"), (second, "other")):
+            replica = await harness.start_ready(spec)
+            assert await ask(replica, "?") == [f"{LARGE_BYTES} Permission denied {small}"]
+        held = await asyncio.to_thread(size_of_images, harness)
+        assert held < 1_000_000 if is_mounted else LARGE_BYTES <= held < 1.1 * LARGE_BYTES
+        # The image of the files stays while one version needs it.
+        await harness.manager.sweep(lambda: [second])
+        assert len(set(images_of(harness))) == (2 if is_mounted else 3)
+        for container in await harness.live():
+            await harness.manager.stop(container.container_id, 5.0)
+        await harness.manager.sweep(lambda: [])
+        assert images_of(harness) == []
+
+
 async def test_failed_package_build_is_reported_with_its_line(
     harness: ManagerHarness, tmp_path: Path
 ):
@@ -343,13 +409,13 @@ async def test_running_version_keeps_its_image_if_the_base_has_another_python(
     async with open_harness(backend, server) as harness:
         version = harness.version(echo)
         await harness.manager.prepare(version, lines.append)
-        image = harness.manager._images.image(version)
+        image = harness.manager._images.image(version).name
     with image_of_another_python() as other:
         backend.values = {"docker_image": other}
         async with open_harness(backend, server) as harness:
             await harness.manager.sweep(lambda: [version])
             await harness.manager.prepare(version, lines.append)
-            assert harness.manager._images.image(version) == image
+            assert harness.manager._images.image(version).name == image
             assert f"m:1 keeps the image {image}: it needs Python" in lines[-1]
             assert lines[-1].endswith(f"and that of {other} is 3.7.16")
             # The other artifact has no earlier image.

@@ -3,7 +3,9 @@
 import asyncio
 import base64
 import json
+import os
 import secrets
+import shutil
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -314,6 +316,50 @@ async def test_packages_need_a_volume_and_no_local_files(backend_and_server, tmp
             PrepareFailed, match=r"own-1\.0-py3-none-any\.whl for .*pods do not see"
         ):
             await harness.manager.prepare(spec, lambda line: None)
+
+
+def names_its_file(texts):
+    import os
+
+    found = os.stat("/artifact/files/weights.bin")
+    others = sorted(name for name in os.listdir("/") if name == "cache")
+    try:
+        open("/artifact/evil", "w").close()
+        access = "writable"
+    except OSError as error:
+        access = error.strerror
+    return [f"{found.st_ino} {found.st_size} {found.st_nlink > 1} {access} {others}"]
+
+
+async def test_the_pods_of_a_node_fetch_the_files_of_a_model_once(
+    backend_and_server, cluster, tmp_path: Path
+):
+    """The directory of the node is made as docs/kubernetes/production.md says."""
+    backend, server = backend_and_server
+    cache = Path(f"/var/tmp/skysail-cache-{secrets.token_hex(4)}")
+    cache.mkdir(mode=0o700)
+    os.chown(cache, 65532, 65532)
+    (tmp_path / "weights.bin").write_bytes(secrets.token_bytes(1_000_000))
+    backend.values = {"kubernetes_cache_host_path": str(cache)}
+    try:
+        async with open_harness(backend, server) as harness:
+            spec = harness.version(
+                names_its_file,
+                input_type="strings",
+                files={"weights.bin": tmp_path / "weights.bin"},
+            )
+            first = await harness.start_ready(spec)
+            fetched = server.num_blob_bytes
+            assert fetched > 1_000_000
+            second = await harness.start_ready(spec, 1)
+            assert server.num_blob_bytes == fetched
+            answers = {*await ask(first, "?"), *await ask(second, "?")}
+            (answer,) = answers
+            assert answer.endswith(" 1000000 True Read-only file system []")
+            for container in await harness.live():
+                await harness.manager.stop(container.container_id, 5.0)
+    finally:
+        shutil.rmtree(cache)
 
 
 async def test_a_private_image_needs_the_right_pull_secret(backend_and_server, cluster):

@@ -241,7 +241,8 @@ async def test_directories_are_removed_outside_the_event_loop(harness: ManagerHa
         await harness.backend.kill(container)
         await harness.ended(container)
     await harness.manager.sweep(lambda: [])
-    assert len(threads) == 3
+    # Of a failed replica the artifact goes first, and the directory with the log later.
+    assert len(threads) == 5
     assert threading.main_thread() not in threads
 
 

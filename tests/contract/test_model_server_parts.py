@@ -15,6 +15,7 @@ from skysail_common.states import ExitCode
 from skysail_common.tokens import replica_token
 from skysail_model_server import installer
 from skysail_testing.artifact_server import SECRET, ArtifactServer
+from skysail_testing.artifacts import contents_in, members_of
 from skysail_testing.container_managers import make_wheel
 
 VERSION = ModelVersion("m", "1")
@@ -25,6 +26,7 @@ def model(values):
 
 
 ARTIFACT = skysail.artifact.build.build_artifact(model, input_type="doubles")
+ARTIFACT_FILES = members_of(ARTIFACT)
 
 
 @pytest.fixture
@@ -40,7 +42,7 @@ async def fetched(server: ArtifactServer | None, path: Path, **others: str) -> t
     """Fetch an artifact; return the exit status and standard error."""
     settings = {
         "REPLICA_ID": "m:1/0",
-        "ARTIFACT_FILE": str(path),
+        "ARTIFACT_DIR": str(path),
         "ARTIFACT_SHA256": ARTIFACT.sha256,
         "TOKEN": replica_token(SECRET, VERSION, ARTIFACT.sha256),
         "MANAGEMENT_ENDPOINT": f"127.0.0.1:{server.port if server else 1}",
@@ -61,13 +63,14 @@ async def fetched(server: ArtifactServer | None, path: Path, **others: str) -> t
 
 
 async def test_the_artifact_is_fetched(server: ArtifactServer, tmp_path: Path):
-    path = tmp_path / "artifact.zip"
-    assert await fetched(server, path) == (ExitCode.OK, "")
-    assert path.read_bytes() == ARTIFACT.content
+    path = tmp_path / "artifact"
+    status, printed = await fetched(server, path)
+    assert (status, "artifact fetched" in printed) == (ExitCode.OK, True)
+    assert contents_in(path) == ARTIFACT_FILES
 
 
 async def test_an_artifact_with_another_digest_is_refused(server: ArtifactServer, tmp_path: Path):
-    status, printed = await fetched(server, tmp_path / "artifact.zip", ARTIFACT_SHA256="ab" * 32)
+    status, printed = await fetched(server, tmp_path / "artifact", ARTIFACT_SHA256="ab" * 32)
     assert status == ExitCode.FAILED
     assert printed == (
         f"cannot use the artifact: its SHA-256 is {ARTIFACT.sha256}, not {'ab' * 32} as in its "
@@ -76,13 +79,13 @@ async def test_an_artifact_with_another_digest_is_refused(server: ArtifactServer
 
 
 async def test_a_wrong_token_is_refused(server: ArtifactServer, tmp_path: Path):
-    status, printed = await fetched(server, tmp_path / "artifact.zip", TOKEN="wrong")
+    status, printed = await fetched(server, tmp_path / "artifact", TOKEN="wrong")
     assert status == ExitCode.FAILED
     assert printed == "the token does not belong to a replica of 'm:1'\n"
 
 
 async def test_an_unreachable_management_has_its_own_exit_status(tmp_path: Path):
-    status, printed = await fetched(None, tmp_path / "artifact.zip")
+    status, printed = await fetched(None, tmp_path / "artifact")
     assert status == ExitCode.UNAVAILABLE
     beginning = "cannot fetch the artifact: management at 127.0.0.1:1 does not answer within 1 s: "
     assert printed.startswith(beginning)

@@ -22,6 +22,15 @@ def members_of(artifact: Artifact) -> dict[str, bytes]:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
+def contents_in(directory: Path) -> dict[str, bytes]:
+    """Return the content of all files below a directory by their paths."""
+    return {
+        path.relative_to(directory).as_posix(): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
+
+
 def files_of(artifact: Artifact) -> list[str]:
     """Return the paths of the user's modules and data files."""
     begin = "modules/"

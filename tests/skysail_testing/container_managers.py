@@ -43,7 +43,7 @@ from skysail_management.containers.kubernetes.manager import KubernetesManager
 from skysail_management.containers.local.manager import LocalProcessManager
 from skysail_management.settings import ManagementSettings
 from skysail_protos.v1 import model_server_pb2, model_server_pb2_grpc
-from skysail_testing.artifact_server import SECRET, ArtifactServer
+from skysail_testing.artifact_server import SECRET, ArtifactServer, ServedArtifact, served
 from skysail_testing.keywords import take_resources
 from skysail_testing.kubernetes_clusters import (
     PACKAGES_CLAIM,
@@ -81,7 +81,7 @@ class Backend(ABC):
     def make_manager(self) -> ContainerManager:
         """Return a closed manager; all managers of a back end share its containers."""
 
-    def keep(self, artifact: skysail.artifact.build.Artifact) -> None:
+    def keep(self, artifact: ServedArtifact) -> None:
         """Store an artifact like management."""
         return
 
@@ -162,7 +162,7 @@ class DockerBackend(Backend):
         settings = ManagementSettings(data_dir=self.directory, cluster="test", **self.values)
         return DockerEngineManager(settings)
 
-    def keep(self, artifact: skysail.artifact.build.Artifact) -> None:
+    def keep(self, artifact: ServedArtifact) -> None:
         keep_in(self.directory, artifact)
 
     async def kill(self, container: Container) -> None:
@@ -179,11 +179,16 @@ class DockerBackend(Backend):
         manager._handle_end = unless_by_event  # type: ignore[method-assign]
 
 
-def keep_in(directory: Path, artifact: skysail.artifact.build.Artifact) -> None:
+def keep_in(directory: Path, artifact: ServedArtifact) -> None:
     """Write an artifact into a data directory like management."""
     artifacts = directory / "artifacts"
-    artifacts.mkdir(parents=True, exist_ok=True)
+    (artifacts / "blobs").mkdir(parents=True, exist_ok=True)
     (artifacts / artifact.sha256).write_bytes(artifact.content)
+    for sha256, content in artifact.blobs.items():
+        blob = artifacts / "blobs" / sha256
+        if not blob.exists():
+            blob.write_bytes(content)
+            blob.chmod(0o444)
 
 
 @functools.cache
@@ -245,7 +250,7 @@ class KubernetesBackend(Backend):
         }
         return KubernetesManager(ManagementSettings(data_dir=self.directory, **values))
 
-    def keep(self, artifact: skysail.artifact.build.Artifact) -> None:
+    def keep(self, artifact: ServedArtifact) -> None:
         # The manager builds images of versions from this file if it has a registry.
         keep_in(self.directory, artifact)
 
@@ -342,9 +347,10 @@ class ManagerHarness:
         # The check is off because it would run harmful functions in the test process.
         values = {"check": False, **values}
         artifact = skysail.artifact.build.build_artifact(function, **values)  # type: ignore[arg-type]
-        self.server.add(version, artifact)
-        self.backend.keep(artifact)
-        return VersionSpec(version, artifact.sha256, platform.python_version(), tuple(requirements))
+        kept = served(artifact)
+        self.server.serve(version, kept)
+        self.backend.keep(kept)
+        return VersionSpec(version, kept.sha256, platform.python_version(), tuple(requirements))
 
     async def start(self, spec: VersionSpec, index: int = 0, **values: Any) -> Container:
         """Prepare a version and start a replica of it."""

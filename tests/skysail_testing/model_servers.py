@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from skysail.artifact.build import Artifact
+from skysail_common.artifact_files import unpack_archive
 from skysail_common.identifiers import ModelVersion
 from skysail_common.rpc.contract import Link, Metadata, Transport
 from skysail_common.rpc.link_identity import identity_metadata
@@ -70,10 +71,13 @@ async def running_model_server(
     if name == "native" and not uses_native("auto"):
         pytest.skip("native transport is not installed")
     (directory / "artifact.zip").write_bytes(artifact.content)
+    (directory / "artifact").mkdir()
+    unpack_archive(directory / "artifact.zip", directory / "artifact")
     endpoint = f"unix:{directory}/s"
     given = {
         "REPLICA_ID": f"{VERSION}/0",
-        "ARTIFACT_FILE": str(directory / "artifact.zip"),
+        "ARTIFACT_DIR": str(directory / "artifact"),
+        "ARTIFACT_SHA256": artifact.sha256,
         "WORK_DIR": str(directory),
         "LISTEN_ADDRESS": endpoint,
         **settings,

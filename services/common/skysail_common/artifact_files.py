@@ -1,12 +1,14 @@
 """The files of an artifact in a directory, the same for every format of artifacts."""
 
 import json
+import shutil
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from skysail_common.archives import check_archive
 from skysail_common.artifacts import (
     DATA_DIRECTORY,
     FILES_DIRECTORY,
@@ -20,7 +22,7 @@ from skysail_common.artifacts import (
     parse_manifest,
     read_manifest,
 )
-from skysail_common.errors import InvalidInput
+from skysail_common.errors import InvalidInput, reason_of
 
 
 class UnpackedArtifact:
@@ -103,16 +105,22 @@ class UnpackedArtifact:
 
 
 def unpack_archive(archive: Path, directory: Path) -> UnpackedArtifact:
-    """Unpack a zip archive of an artifact into an existing directory.
+    """Unpack a zip archive of an artifact into a directory.
 
     Raises:
-        InvalidInput: the file is not an artifact, or is corrupt.
+        InvalidInput: the file is not an artifact, is corrupt or unsafe, or exceeds the free disk.
     """
+    directory.mkdir(parents=True, exist_ok=True)
+    check_archive(archive, shutil.disk_usage(directory).free)
     read_manifest(archive)
     try:
         with zipfile.ZipFile(archive) as opened:
             opened.extractall(directory)
-    except (zipfile.BadZipFile, zlib.error, KeyError) as error:
+    except OSError as error:
+        # The disk is full, or a path is also a folder.
+        raise InvalidInput(f"cannot unpack the artifact: {reason_of(error)}") from error
+    # zipfile raises these errors for damaged content.
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError) as error:
         raise InvalidInput(
             f"cannot load the artifact: it is corrupt: {error}; deploy the version again"
         ) from error

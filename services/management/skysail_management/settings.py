@@ -171,6 +171,11 @@ class ManagementSettings(ServiceSettings):
     docker_volumes: tuple[str, ...] = ()
     """Mounts of directories of this machine into replicas, each as /here:/there:ro."""
 
+    docker_mount_files: bool = True
+    """Mount files of models above 64 MiB from the data directory into replicas, so that no image
+    holds them. The data directory must have the same path on the machine of the engine. With
+    `docker-registry`, images hold all files."""
+
     kubeconfig: str = Field("", validation_alias="KUBECONFIG")
     """Configuration file for access to the Kubernetes cluster, for the container manager
     `kubernetes`; if empty, the service account of the pod or ~/.kube/config."""
@@ -194,6 +199,19 @@ class ManagementSettings(ServiceSettings):
     kubernetes_packages_claim: str = ""
     """Claim of a volume that many pods may mount, into which packages of versions are installed
     once."""
+
+    kubernetes_cache_host_path: str = ""
+    """Directory of each node in which the pods of the node share the files of models, such as
+    /var/lib/skysail/cache. It must belong to user 65532. If neither this nor
+    `kubernetes-cache-claim` is set, each pod fetches all files."""
+
+    kubernetes_cache_claim: str = ""
+    """Claim of a volume in which pods share the files of models, used instead of
+    `kubernetes-cache-host-path`."""
+
+    kubernetes_cache_max_mib: int = Field(51200, ge=0)
+    """Size in MiB beyond which the least recently used files of that directory or volume are
+    removed; those of live pods stay."""
 
     kubernetes_cpus: float = Field(0.0, ge=0)
     """CPUs of one replica, as request and limit, if a deployment does not set them; 0 for none."""
@@ -247,6 +265,12 @@ class ManagementSettings(ServiceSettings):
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:
         check_tls_pair(self.tls_certificate_file, self.tls_key_file)
+        return self
+
+    @model_validator(mode="after")
+    def _cache_has_one_place(self) -> Self:
+        if self.kubernetes_cache_host_path and self.kubernetes_cache_claim:
+            raise ValueError("set kubernetes-cache-host-path or kubernetes-cache-claim, not both")
         return self
 
     def read_certificates(self) -> ServerCertificates | None:

@@ -9,11 +9,9 @@ import gc
 import logging
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
-from skysail_common.artifact_files import unpack_archive
+from skysail_common.artifact_files import UnpackedArtifact
 from skysail_common.errors import InvalidInput, SkysailError, Unavailable
 from skysail_common.identifiers import ReplicaId
 from skysail_common.loaders.base import ModelContext
@@ -30,6 +28,7 @@ from skysail_model_server.output_streams import open_output_streams
 from skysail_model_server.process_exit import exit_with_error, exit_within_grace
 from skysail_model_server.replica_log import configure_log
 from skysail_model_server.settings import ModelServerSettings
+from skysail_model_server.unpacked_directories import hold
 from skysail_model_server.warm_up import WarmUpLimits
 
 log = logging.getLogger(__name__)
@@ -100,15 +99,11 @@ class ModelServer:
             if settings.warm_up
             else None
         )
-        directory = settings.work_dir / "artifact"
-        directory.mkdir(exist_ok=True)
-        if settings.artifact_file is not None:
-            artifact = unpack_archive(settings.artifact_file, directory)
+        if settings.artifact_dir is not None:
+            hold(settings.artifact_dir)
+            artifact = UnpackedArtifact(settings.artifact_dir, settings.artifact_sha256)
         else:
-            with tempfile.TemporaryDirectory(dir=settings.work_dir) as temporary:
-                archive = Path(temporary) / "artifact.zip"
-                self._io.download(archive)
-                artifact = unpack_archive(archive, directory)
+            artifact = self._io.download(settings.work_dir / "artifact")
         return load_model(artifact, self._context(), limits, self._io.progress)
 
     def _context(self) -> ModelContext:

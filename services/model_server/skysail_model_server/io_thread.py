@@ -10,6 +10,7 @@ from pathlib import Path
 
 import uvloop
 
+from skysail_common.artifact_files import UnpackedArtifact
 from skysail_common.clock import MONOTONIC, NEVER
 from skysail_common.identifiers import ReplicaId
 from skysail_common.process.lifecycle import BackgroundTasks
@@ -56,19 +57,17 @@ class IoThread:
         """Start the thread, which listens at once."""
         self._thread.start()
 
-    def download(self, target: Path) -> None:
-        """Write the artifact to `target`."""
+    def download(self, directory: Path) -> UnpackedArtifact:
+        """Lay out the artifact in a directory, and return it."""
         self._listening.result()
         self.progress.begin("fetching the artifact")
         download = download_artifact(
-            self._settings.management_endpoint,
-            self._settings.replica_id,
-            self._settings.token.get_secret_value(),
-            target,
-            self._settings.fetch_timeout_s,
-            self._settings.artifact_sha256,
+            self._settings.artifact_access(),
+            directory,
+            self._settings.download_options(),
+            self.progress.note,
         )
-        asyncio.run_coroutine_threadsafe(download, self._loop).result()
+        return asyncio.run_coroutine_threadsafe(download, self._loop).result()
 
     def serve(self, model: Model) -> BatchServer:
         """Accept batches for the model and return the server that queues them."""

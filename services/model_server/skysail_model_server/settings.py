@@ -8,6 +8,8 @@ from pydantic_settings import SettingsConfigDict
 
 from skysail_common.process.settings import ServiceSettings
 from skysail_common.rpc.transports import VARIABLE, TransportName
+from skysail_model_server.artifact_download import DownloadOptions
+from skysail_model_server.management_downloads import ArtifactAccess
 
 
 class ModelServerSettings(ServiceSettings):
@@ -17,7 +19,7 @@ class ModelServerSettings(ServiceSettings):
 
     management_endpoint: str = ""
     """Endpoint of management, as host:port, from which the replica fetches the artifact if
-    `artifact-file` is not set."""
+    `artifact-dir` is not set."""
 
     replica_id: str
     """Id of this replica, such as sum:3/0."""
@@ -25,11 +27,24 @@ class ModelServerSettings(ServiceSettings):
     token: SecretStr = SecretStr("")
     """Token that proves the model version of this replica to management."""
 
-    artifact_file: Path | None = None
-    """File of the artifact, such as in the image of a version; the replica then fetches nothing."""
+    artifact_dir: Path | None = None
+    """Directory with the files of the artifact, such as in the image of a version; the replica then
+    fetches nothing."""
 
     artifact_sha256: str = ""
-    """SHA-256 that a fetched artifact must have; any if empty."""
+    """SHA-256 that the artifact must have; any if empty."""
+
+    cache_dir: Path | None = None
+    """Directory in which the replicas of this machine share the files of artifacts; none if not
+    set."""
+
+    cache_max_mib: int = Field(51200, ge=0)
+    """Size in MiB beyond which the least recently used files of `cache-dir` are removed; those of
+    live replicas stay."""
+
+    blob_source: Path | None = None
+    """Directory of this machine in which management stores the files of artifacts; the replica
+    links to them instead of fetching them."""
 
     listen_address: str = "127.0.0.1:8005"
     """Address to listen on: host:port or unix:/path."""
@@ -54,7 +69,7 @@ class ModelServerSettings(ServiceSettings):
     """Memory limit of the process; 0 for no limit."""
 
     fetch_timeout_s: float = Field(120.0, gt=0)
-    """Longest time to fetch the artifact, retries included."""
+    """Longest time without progress during the fetch of the artifact."""
 
     warm_up: bool = True
     """Call the function with its example before the replica is ready, and measure its speed."""
@@ -76,9 +91,25 @@ class ModelServerSettings(ServiceSettings):
 
     @model_validator(mode="after")
     def _has_an_artifact(self) -> "ModelServerSettings":
-        if self.artifact_file is None and not (self.management_endpoint and self.token):
-            raise ValueError("set artifact-file, or both management-endpoint and token")
+        if self.artifact_dir is None and not (self.management_endpoint and self.token):
+            raise ValueError("set artifact-dir, or both management-endpoint and token")
         return self
+
+    def artifact_access(self) -> ArtifactAccess:
+        """Return the access to management."""
+        return ArtifactAccess(
+            self.management_endpoint, self.replica_id, self.token.get_secret_value()
+        )
+
+    def download_options(self) -> DownloadOptions:
+        """Return the sources and limits of the download of the artifact."""
+        return DownloadOptions(
+            self.fetch_timeout_s,
+            self.artifact_sha256,
+            self.cache_dir,
+            self.cache_max_mib * 1024 * 1024,
+            self.blob_source,
+        )
 
 
 def requirements_text() -> str:

@@ -227,10 +227,10 @@ def test_an_error_about_several_settings_has_no_prefix():
     with pytest.raises(InvalidInput) as caught:
         read_settings(ModelServerSettings, "skysail-x", ["--replica-id", "sum:3/0"])
     assert caught.value.message == (
-        "skysail-x: set artifact-file, or both management-endpoint and token"
+        "skysail-x: set artifact-dir, or both management-endpoint and token"
     )
-    arguments = ["--replica-id", "sum:3/0", "--artifact-file", "a.zip"]
-    assert read_settings(ModelServerSettings, "skysail-x", arguments).artifact_file
+    arguments = ["--replica-id", "sum:3/0", "--artifact-dir", "a"]
+    assert read_settings(ModelServerSettings, "skysail-x", arguments).artifact_dir
 
 
 def test_management_reads_the_shared_variable_of_the_store(monkeypatch):

@@ -5,10 +5,11 @@ from skysail_common.identifiers import ModelVersion, ReplicaId
 from skysail_common.resources import Resources
 from skysail_management.containers.base import ReplicaSpec, VersionSpec
 from skysail_management.containers.docker.manager import docker_engine_manager
-from skysail_management.containers.docker.options import replica_config
+from skysail_management.containers.docker.options import PreparedImage, replica_config
 from skysail_management.settings import ManagementSettings
 
 VERSION = ModelVersion("m", "1")
+MOUNT = {"Type": "bind", "Source": "/d/blob", "Target": "/opt/model.bin", "ReadOnly": True}
 
 
 def config(memory_mib: int = 0, cpus: float = 0, gpus: int = 0, **settings: Any) -> dict[str, Any]:
@@ -20,7 +21,8 @@ def config(memory_mib: int = 0, cpus: float = 0, gpus: int = 0, **settings: Any)
         Resources(1, memory_mib, cpus, gpus),
     )
     values = ManagementSettings(data_dir=Path("/d"), **settings)
-    return replica_config(spec, "image", {"cluster": "c"}, "/sockets/1", values)
+    image = PreparedImage("image", [MOUNT])
+    return replica_config(spec, image, {"cluster": "c"}, "/sockets/1", values)
 
 
 def test_a_replica_has_no_network_no_rights_and_no_token():
@@ -29,7 +31,7 @@ def test_a_replica_has_no_network_no_rights_and_no_token():
     assert host["CapDrop"] == ["ALL"]
     assert host["ReadonlyRootfs"]
     assert "no-new-privileges" in host["SecurityOpt"]
-    assert [mount["Source"] for mount in host["Mounts"]] == ["/sockets/1"]
+    assert [mount["Source"] for mount in host["Mounts"]] == ["/sockets/1", "/d/blob"]
     assert "the token" not in str(config())
     assert config()["Labels"] == {"ai.skysail.cluster": "c"}
 
@@ -63,8 +65,8 @@ def test_default_threads_follow_the_cpu_limit(tmp_path: Path, monkeypatch):
 
 def test_networks_follow_the_settings():
     host = config(docker_internet=True)["HostConfig"]
-    assert (host["NetworkMode"], len(host["Mounts"])) == ("bridge", 1)
+    assert (host["NetworkMode"], len(host["Mounts"])) == ("bridge", 2)
     on_network = config(docker_network="n")
     assert on_network["HostConfig"]["NetworkMode"] == "n"
-    assert on_network["HostConfig"]["Mounts"] == []
+    assert on_network["HostConfig"]["Mounts"] == [MOUNT]
     assert "SKYSAIL_MODEL_SERVER_LISTEN_ADDRESS=0.0.0.0:8005" in on_network["Env"]

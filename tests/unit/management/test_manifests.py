@@ -50,10 +50,11 @@ THREADS = dict.fromkeys(
     ],
     "2",
 )
+ARTIFACT_DIR = {"name": "SKYSAIL_MODEL_SERVER_ARTIFACT_DIR", "value": "/artifact"}
 SERVER_VARIABLES = {
     **THREADS,
     "PYTHONUNBUFFERED": "1",
-    "SKYSAIL_MODEL_SERVER_ARTIFACT_FILE": "/artifact/artifact.zip",
+    "SKYSAIL_MODEL_SERVER_ARTIFACT_SHA256": SHA256,
     "SKYSAIL_MODEL_SERVER_LISTEN_ADDRESS": "0.0.0.0:8005",
     "SKYSAIL_MODEL_SERVER_MEMORY_LIMIT_MIB": "0",
     "SKYSAIL_MODEL_SERVER_NUM_THREADS": "2",
@@ -120,10 +121,10 @@ def plain(name: str) -> Object:
                             "command": ["python", "-m", "skysail_model_server.fetch"],
                             "env": [
                                 *IDENTITY,
+                                ARTIFACT_DIR,
                                 *variables(
                                     {
                                         "PYTHONUNBUFFERED": "1",
-                                        "SKYSAIL_MODEL_SERVER_ARTIFACT_FILE": "/artifact/artifact.zip",
                                         "SKYSAIL_MODEL_SERVER_ARTIFACT_SHA256": SHA256,
                                         "SKYSAIL_MODEL_SERVER_LOG_FORMAT": "console",
                                         "SKYSAIL_MODEL_SERVER_MANAGEMENT_ENDPOINT": "management:8006",
@@ -132,7 +133,7 @@ def plain(name: str) -> Object:
                                 {"name": "SKYSAIL_MODEL_SERVER_TOKEN", "valueFrom": token},
                             ],
                             "resources": {
-                                "limits": {"cpu": "500m", "memory": "256Mi"},
+                                "limits": {"cpu": "1", "memory": "256Mi"},
                                 "requests": {"cpu": "10m", "memory": "64Mi"},
                             },
                             "securityContext": CONTAINER_SECURITY,
@@ -143,7 +144,7 @@ def plain(name: str) -> Object:
                         {
                             "name": "model-server",
                             "image": IMAGE,
-                            "env": [*IDENTITY, *variables(SERVER_VARIABLES)],
+                            "env": [*IDENTITY, ARTIFACT_DIR, *variables(SERVER_VARIABLES)],
                             "ports": [{"name": "grpc", "containerPort": 8005}],
                             "resources": {},
                             "readinessProbe": {
@@ -247,6 +248,7 @@ def test_manifest_of_a_version_with_every_option():
     of_secret = {"MODE": "environment-0", "OMP_NUM_THREADS": "environment-1"}
     server["env"] = [
         *IDENTITY,
+        ARTIFACT_DIR,
         *(
             {
                 "name": each["name"],
@@ -291,10 +293,46 @@ def test_version_with_its_own_image_fetches_nothing():
     (server,) = pod["containers"]
     server["image"] = "registry.example/own:1"
     server["volumeMounts"].pop()
-    environment = dict(SERVER_VARIABLES)
-    del environment["SKYSAIL_MODEL_SERVER_ARTIFACT_FILE"]
-    server["env"] = [*IDENTITY, *variables(environment)]
+    server["env"] = [*IDENTITY, *variables(SERVER_VARIABLES)]
     assert made == wanted
+
+
+@pytest.mark.parametrize(
+    ("values", "source"),
+    [
+        (
+            {"kubernetes_cache_host_path": "/var/lib/cache"},
+            {"hostPath": {"path": "/var/lib/cache", "type": "DirectoryOrCreate"}},
+        ),
+        (
+            {"kubernetes_cache_claim": "cache"},
+            {"persistentVolumeClaim": {"claimName": "cache"}},
+        ),
+    ],
+)
+def test_a_pod_sees_of_the_cache_of_its_node_only_its_own_artifact(
+    values: dict[str, str], source: Object
+):
+    made = manifests.deployment(replica_spec(), settings(kubernetes_cache_max_mib=7, **values))
+    pod = pod_of(made)
+    assert {"name": "artifact", **source} in pod["volumes"]
+    (fetcher,), (server,) = pod["initContainers"], pod["containers"]
+    names = [each["name"] for each in fetcher["env"]]
+    given = {each["name"]: each.get("value") for each in fetcher["env"]}
+    assert given["SKYSAIL_MODEL_SERVER_CACHE_DIR"] == "/cache"
+    assert given["SKYSAIL_MODEL_SERVER_CACHE_MAX_MIB"] == "7"
+    directory = "unpacked/$(SKYSAIL_NODE)/$(SKYSAIL_POD)"
+    assert given["SKYSAIL_MODEL_SERVER_ARTIFACT_DIR"] == f"/cache/{directory}"
+    # Kubernetes expands only variables that come earlier.
+    assert names.index("SKYSAIL_POD") < names.index("SKYSAIL_MODEL_SERVER_ARTIFACT_DIR")
+    assert fetcher["volumeMounts"] == [{"name": "artifact", "mountPath": "/cache"}]
+    assert ARTIFACT_DIR in server["env"]
+    assert {
+        "name": "artifact",
+        "mountPath": "/artifact",
+        "subPathExpr": directory,
+        "readOnly": True,
+    } in server["volumeMounts"]
 
 
 def test_limits_default_to_the_settings():
@@ -500,6 +538,7 @@ def samples() -> dict[str, Object]:
     return {
         "plain": manifests.deployment(replica_spec(), settings()),
         "full": manifests.deployment(spec, full, packages="0123"),
+        "cache": manifests.deployment(spec, settings(kubernetes_cache_claim="cache")),
         "image": manifests.deployment(spec, full, image="own:1"),
         "secret": manifests.replica_secret("name", spec, "c"),
         "budget": manifests.disruption_budget("name", "c"),

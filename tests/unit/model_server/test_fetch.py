@@ -16,11 +16,11 @@ FLAGS = ["--replica-id", "m:1/0", "--token", "t"]
         ),
         (
             [*FLAGS, "--management-endpoint", "management:8006"],
-            "cannot fetch the artifact: artifact-file or management-endpoint is missing; set both\n",
+            "cannot fetch the artifact: artifact-dir or management-endpoint is missing; set both\n",
         ),
         (
-            [*FLAGS, "--artifact-file", "/nowhere/artifact.zip"],
-            "cannot fetch the artifact: artifact-file or management-endpoint is missing; set both\n",
+            [*FLAGS, "--artifact-dir", "/nowhere/artifact"],
+            "cannot fetch the artifact: artifact-dir or management-endpoint is missing; set both\n",
         ),
     ],
 )

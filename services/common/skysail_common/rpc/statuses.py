@@ -1,7 +1,7 @@
 """Translation between errors and gRPC statuses, for all servers and clients."""
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from functools import lru_cache
 from math import ceil
 from typing import Any, TypeVar
@@ -164,7 +164,7 @@ async def call(
 
 async def stream(
     responses: "grpc.aio.UnaryStreamCall[Any, ResponseT]", translate: Translation = from_rpc_error
-) -> AsyncIterator[ResponseT]:
+) -> AsyncGenerator[ResponseT, None]:
     """Yield the responses of a stub; an early end of the iteration cancels the call.
 
     Raises:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from skysail_common.archives import check_archive, is_archive
 from skysail_common.artifacts import (
     MAX_MANIFEST_BYTES,
     MODEL_FILE,
@@ -31,7 +32,6 @@ from skysail_common.errors import (
     Unavailable,
 )
 from skysail_common.process.threads import in_thread
-from skysail_management.artifacts.archives import check_archive, is_archive
 from skysail_management.artifacts.blobs import BlobId, BlobStore
 from skysail_management.artifacts.files import VerifiedFiles, sync_directory, translated_errors
 from skysail_management.artifacts.reservations import Reservations

@@ -1,7 +1,7 @@
 """The contract of a container manager.
 
-A back end shares nothing with management: a replica receives the address of management, its id and
-a token, and fetches the rest itself.
+A back end shares nothing with management but the files of artifacts, where that is possible. Elsewhere
+a replica receives the address of management, its id and a token, and fetches the rest itself.
 
     prepare ──► start ──► STARTING ──► READY ──► stop: DRAINING ──► STOPPED
                               └───────────┴──► FAILED (with a reason and the end of its log)

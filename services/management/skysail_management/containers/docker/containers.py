@@ -118,7 +118,9 @@ class ClusterContainers:
             labels=replica_labels(self._settings.cluster, spec),
         )
 
-    async def run(self, container: Container, spec: ReplicaSpec, image: str) -> str:
+    async def run(
+        self, container: Container, spec: ReplicaSpec, image: docker_options.PreparedImage
+    ) -> str:
         """Start a container and return its endpoint; a failure leaves nothing behind.
 
         Raises:

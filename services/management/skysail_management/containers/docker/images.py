@@ -2,7 +2,10 @@
 
     <base>                               setting docker-image; see services/Dockerfile
       └─ <repository>:packages-<hash>    shared by versions with the same requirements
-           └─ <repository>:version-<hash>
+           └─ <repository>:files-<hash>  shared by versions with the same large files
+                └─ <repository>:version-<hash>
+
+Large files are in no image if replicas can mount them from the store of management.
 
 The hash covers all inputs, so that an existing image is the right one. With a registry, each image
 is looked up there before it is built, and pushed afterwards.
@@ -14,9 +17,10 @@ import logging
 import re
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from skysail_common.docker import labels as docker_labels
@@ -27,34 +31,34 @@ from skysail_common.docker.engine import (
     lines_of,
 )
 from skysail_common.errors import ContainerManagerUnavailable, SkysailError
+from skysail_common.process.threads import in_thread
 from skysail_management.containers.base import Needed, PrepareFailed, Progress, VersionSpec
 from skysail_management.containers.docker import options as docker_options
 from skysail_management.containers.docker.build_context import BuildContext, archive
+from skysail_management.containers.docker.image_tags import (
+    FILES,
+    MOUNTED,
+    PYTHON,
+    BaseImage,
+    ImageTags,
+    files_tag,
+    has_python_of,
+    packages_tag,
+)
 from skysail_management.containers.docker.registry import Registry
-from skysail_management.containers.replica_launch import image_kept, python_minor, wrong_python
+from skysail_management.containers.docker.version_files import (
+    VersionFiles,
+    mounts_of,
+    version_files,
+)
+from skysail_management.containers.replica_launch import image_kept, wrong_python
 from skysail_management.containers.requirements import (
     LOG_TAIL_LINES,
     install_error,
-    normal_form,
 )
 from skysail_management.settings import ManagementSettings
 
 log = logging.getLogger(__name__)
-
-_PYTHON = f"{docker_labels.LABEL}python"
-
-
-@dataclass(frozen=True)
-class _BaseImage:
-    """An image to build on."""
-
-    image_id: str
-    config: Mapping[str, Any]
-
-    @property
-    def labels(self) -> Mapping[str, str]:
-        """Labels of the image; one names its Python."""
-        return self.config["Labels"] or {}
 
 
 class VersionImages:
@@ -72,7 +76,11 @@ class VersionImages:
         self._remote = f"{settings.docker_registry}/skysail-{name}"
         self._registry = Registry(self._engine, settings)
         self._locks: dict[str, asyncio.Lock] = {}
-        self._prepared: dict[VersionSpec, str] = {}
+        self._prepared: dict[VersionSpec, docker_options.PreparedImage] = {}
+        # An image that others pull must hold all files.
+        mounts_files = settings.docker_mount_files and not settings.docker_registry
+        self._tags = ImageTags(mounts_files=mounts_files)
+        self._artifacts = settings.data_dir / "artifacts"
 
     async def open(self) -> None:
         """Remove the containers of interrupted builds."""
@@ -86,8 +94,8 @@ class VersionImages:
         """Close the connection to the engine."""
         await self._engine.close()
 
-    def image(self, version: VersionSpec) -> str:
-        """Return the name of the prepared image of a version.
+    def image(self, version: VersionSpec) -> docker_options.PreparedImage:
+        """Return the prepared image of a version.
 
         Raises:
             SkysailError: no image is prepared.
@@ -99,7 +107,7 @@ class VersionImages:
 
     def pushed_image(self, version: VersionSpec) -> str:
         """Return the name of the prepared image in the registry; errors as for `image`."""
-        return self._remote_name(self.image(version).rpartition(":")[2])
+        return self._remote_name(self.image(version).name.rpartition(":")[2])
 
     async def prepare(self, version: VersionSpec, progress: Progress) -> None:
         """Build the image of the version, unless it exists.
@@ -110,18 +118,26 @@ class VersionImages:
         """
         try:
             base = await self._base(progress)
-            if not _has_python_of(base.labels, version):
+            if not has_python_of(base.labels, version):
                 self._prepared[version] = await self._find_earlier(base, version, progress)
                 return
-            tag = _version_tag(base, version)
+            tag = self._tags.version(base, version)
             await self._provide(tag, progress, lambda: self._build(base, version, tag, progress))
-            self._prepared[version] = self._name(tag)
+            self._prepared[version] = await self._with_mounts(self._name(tag), version)
         except EngineRefused as error:
             raise PrepareFailed(f"cannot build the image: {error.message}") from error
 
+    async def _with_mounts(self, name: str, version: VersionSpec) -> docker_options.PreparedImage:
+        """Return an image with the mounts of the files that it lacks by its label."""
+        if docker_labels.own_labels((await self._inspect(name)).labels).get(FILES) != MOUNTED:
+            return docker_options.PreparedImage(name)
+        with TemporaryDirectory() as directory:
+            files = await in_thread(version_files, self._artifacts, version, Path(directory))
+        return docker_options.PreparedImage(name, mounts_of(files.large))
+
     async def _find_earlier(
-        self, base: _BaseImage, version: VersionSpec, progress: Progress
-    ) -> str:
+        self, base: BaseImage, version: VersionSpec, progress: Progress
+    ) -> docker_options.PreparedImage:
         """Return the earlier image of a version whose Python the present base does not have.
 
         Raises:
@@ -137,29 +153,31 @@ class VersionImages:
                 for name in image["RepoTags"] or ()
                 if str(name).startswith(self._name("version-"))
             ]
-            if names and _has_python_of(image["Labels"] or {}, version):
+            if names and has_python_of(image["Labels"] or {}, version):
                 name = names[0]
-                text = image_kept(version, name, self._settings.docker_image, base.labels[_PYTHON])
+                text = image_kept(version, name, self._settings.docker_image, base.labels[PYTHON])
                 log.warning("version keeps an earlier image", extra={"reason": text})
                 progress(text)
-                return name
+                return await self._with_mounts(name, version)
         raise wrong_python(
             version,
-            base.labels[_PYTHON],
+            base.labels[PYTHON],
             f"the image {self._settings.docker_image} has",
             "name an image with Python {} in the setting docker-image",
         )
 
     async def _build(
-        self, base: _BaseImage, version: VersionSpec, tag: str, progress: Progress
+        self, base: BaseImage, version: VersionSpec, tag: str, progress: Progress
     ) -> None:
         if version.requirements:
-            packages = _packages_tag(base, version)
+            packages = packages_tag(base, version)
             await self._provide(
                 packages, progress, lambda: self._install(base, version, packages, progress)
             )
             base = await self._inspect(self._name(packages))
-        await self._add_artifact(base, version, tag)
+        with TemporaryDirectory(prefix="image-", dir=self._settings.data_dir) as directory:
+            files = await in_thread(version_files, self._artifacts, version, Path(directory))
+            await self._add_artifact(base, version, files, tag, progress)
         progress(f"image {self._name(tag)} built")
 
     async def sweep(self, needed: Needed) -> None:
@@ -179,13 +197,13 @@ class VersionImages:
             for image in own
             for name in image["RepoTags"] or ()
         }
-        for tag, image_labels in found.items():
+        for tag in found:
             lock = self._locks.setdefault(tag, asyncio.Lock())
-            if _is_needed(tag, image_labels, base, needed()) or lock.locked():
+            if tag in self._tags.needed(found, base, needed()) or lock.locked():
                 continue
             async with lock:
                 # A version may need it by now; a version that comes later builds it again.
-                if not _is_needed(tag, image_labels, base, needed()):
+                if tag not in self._tags.needed(found, base, needed()):
                     await self._remove_image(self._name(tag))
                     await self._remove_image(self._remote_name(tag))
 
@@ -222,7 +240,7 @@ class VersionImages:
                 await self._remove_image(name)
 
     async def _install(
-        self, base: _BaseImage, version: VersionSpec, tag: str, progress: Progress
+        self, base: BaseImage, version: VersionSpec, tag: str, progress: Progress
     ) -> None:
         context = BuildContext(version.requirements, self._settings.build_environment())
         config = docker_options.install_config(base.image_id, self._settings)
@@ -247,27 +265,45 @@ class VersionImages:
                 container, tag, docker_options.image_config(base.config, self._marks)
             )
 
-    async def _add_artifact(self, base: _BaseImage, version: VersionSpec, tag: str) -> None:
-        artifact = self._settings.data_dir / "artifacts" / version.artifact_sha256
+    async def _add_artifact(
+        self,
+        base: BaseImage,
+        version: VersionSpec,
+        files: VersionFiles,
+        tag: str,
+        progress: Progress,
+    ) -> None:
         marks = {
             **self._marks,
             "model": version.model_version.model_name,
             "version": version.model_version.version,
             "artifact": version.artifact_sha256,
         }
-        variable = f"SKYSAIL_MODEL_SERVER_ARTIFACT_FILE={docker_options.ARTIFACT}"
-        if not artifact.is_file():
-            raise PrepareFailed(
-                f"cannot build the image: {artifact.parent} lacks the artifact of {version.model_version}"
+        variable = f"SKYSAIL_MODEL_SERVER_ARTIFACT_DIR={docker_options.ARTIFACT}"
+        if files.large and self._tags.mounts_files:
+            marks[FILES] = MOUNTED
+        elif files.large:
+            shared = marks[FILES] = files_tag(base, files.large_names)
+            await self._provide(
+                shared,
+                progress,
+                lambda: self._add_files(base, files.large, shared, self._marks),
             )
+            base = await self._inspect(self._name(shared))
+        await self._add_files(base, files.small, tag, marks, [variable])
+
+    async def _add_files(
+        self,
+        base: BaseImage,
+        files: Mapping[str, Path],
+        tag: str,
+        marks: Mapping[str, str],
+        environment: Sequence[str] = (),
+    ) -> None:
         async with self._container({"Image": base.image_id}) as container:
-            await self._engine.do(
-                lambda client: client.put_archive(
-                    container, "/", archive({docker_options.ARTIFACT: artifact})
-                )
-            )
+            await self._engine.do(lambda client: client.put_archive(container, "/", archive(files)))
             await self._commit(
-                container, tag, docker_options.image_config(base.config, marks, [variable])
+                container, tag, docker_options.image_config(base.config, marks, environment)
             )
 
     @asynccontextmanager
@@ -291,7 +327,7 @@ class VersionImages:
             lambda client: client.commit(container, self._repository, tag, conf=config)
         )
 
-    async def _base(self, progress: Progress) -> _BaseImage:
+    async def _base(self, progress: Progress) -> BaseImage:
         image = self._settings.docker_image
         try:
             return await self._inspect(image)
@@ -308,9 +344,9 @@ class VersionImages:
             "or name another image in the setting docker-image"
         )
 
-    async def _inspect(self, image: str) -> _BaseImage:
+    async def _inspect(self, image: str) -> BaseImage:
         found = await self._engine.do(lambda client: client.inspect_image(image))
-        return _BaseImage(found["Id"], found["Config"])
+        return BaseImage(found["Id"], found["Config"])
 
     async def _exists(self, image: str) -> bool:
         try:
@@ -331,40 +367,3 @@ class VersionImages:
 
     def _remote_name(self, tag: str) -> str:
         return f"{self._remote}:{tag}"
-
-
-def _is_needed(
-    tag: str, labels: Mapping[str, str], base: _BaseImage, versions: Collection[VersionSpec]
-) -> bool:
-    """Return whether a version needs the image with this tag and these labels."""
-    tags = {_version_tag(base, version) for version in versions}
-    tags |= {_packages_tag(base, version) for version in versions if version.requirements}
-    if tag in tags:
-        return True
-    artifact = labels.get(f"{docker_labels.LABEL}artifact")
-    # The present base has another Python, and the version keeps an earlier image.
-    return any(
-        artifact == version.artifact_sha256
-        and not _has_python_of(base.labels, version)
-        and _has_python_of(labels, version)
-        for version in versions
-    )
-
-
-def _has_python_of(labels: Mapping[str, str], version: VersionSpec) -> bool:
-    """Return whether an image with these labels, or with none, can run a version."""
-    found = labels.get(_PYTHON, version.python_version)
-    return python_minor(found) == python_minor(version.python_version)
-
-
-def _version_tag(base: _BaseImage, version: VersionSpec) -> str:
-    return _tag("version", base, normal_form(version.requirements), version.artifact_sha256)
-
-
-def _packages_tag(base: _BaseImage, version: VersionSpec) -> str:
-    return _tag("packages", base, normal_form(version.requirements))
-
-
-def _tag(kind: str, base: _BaseImage, *parts: str) -> str:
-    digest = hashlib.sha256("\0".join([base.image_id, *parts]).encode()).hexdigest()
-    return f"{kind}-{digest[:16]}"

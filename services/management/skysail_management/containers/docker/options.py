@@ -1,7 +1,8 @@
 """Specifications of containers for the API of Docker, as pure functions."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from skysail_common.docker.labels import labels
@@ -9,8 +10,8 @@ from skysail_management.containers.base import ReplicaSpec
 from skysail_management.containers.replica_launch import replica_environment
 from skysail_management.settings import ManagementSettings
 
-ARTIFACT = "/opt/skysail/artifact.zip"
-"""Path of the artifact in the image of a version."""
+ARTIFACT = "/opt/skysail/artifact"
+"""Directory of the artifact in a container."""
 
 BUILD_DIRECTORY = "/build"
 """Directory for the inputs of an installation, which do not become part of the image."""
@@ -29,6 +30,15 @@ _ISOLATION = {
 }
 
 
+@dataclass(frozen=True)
+class PreparedImage:
+    """The image of a version, ready for its containers."""
+
+    name: str
+    mounts: Sequence[Mapping[str, Any]] = ()
+    """Mounts of the files that the image lacks."""
+
+
 def container_user() -> int:
     """Return the user of replicas: the user of management, or one without rights if that is root."""
     return os.getuid() or _USER
@@ -36,7 +46,7 @@ def container_user() -> int:
 
 def replica_config(
     spec: ReplicaSpec,
-    image: str,
+    image: PreparedImage,
     marks: Mapping[str, str],
     socket_directory: str,
     settings: ManagementSettings,
@@ -57,7 +67,7 @@ def replica_config(
     environment = {
         **settings.transport_variable(),
         **replica_environment(spec, address),
-        "SKYSAIL_MODEL_SERVER_ARTIFACT_FILE": ARTIFACT,
+        "SKYSAIL_MODEL_SERVER_ARTIFACT_SHA256": spec.version.artifact_sha256,
     }
     socket = {"Type": "bind", "Source": socket_directory, "Target": _SOCKET_DIRECTORY}
     host: dict[str, Any] = {
@@ -65,7 +75,7 @@ def replica_config(
         "ReadonlyRootfs": True,
         "Tmpfs": {"/tmp": f"{scratch},mode=1777", "/work": f"{scratch},uid={user},mode=700"},
         "Binds": list(settings.docker_volumes),
-        "Mounts": [] if settings.docker_network else [socket],
+        "Mounts": [*([] if settings.docker_network else [socket]), *image.mounts],
         "NetworkMode": replica_network(settings),
         "PidsLimit": settings.docker_max_processes,
         # A swap limit equal to the memory limit leaves no swap.
@@ -76,7 +86,7 @@ def replica_config(
     if gpus := spec.resources.gpus or settings.docker_gpus:
         host["DeviceRequests"] = [{"Count": gpus, "Capabilities": [["gpu"]]}]
     return {
-        "Image": image,
+        "Image": image.name,
         "User": f"{user}:{user}",
         "Env": [f"{name}={value}" for name, value in environment.items()],
         "Labels": labels(marks),

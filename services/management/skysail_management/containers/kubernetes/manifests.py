@@ -19,6 +19,7 @@ from skysail_common.kubernetes.kinds import Object
 from skysail_common.kubernetes.labels import LABEL, MODEL_SERVER, labels
 from skysail_common.process.sockets import join_host_port
 from skysail_management.containers.base import ReplicaSpec
+from skysail_management.containers.kubernetes.artifact_volumes import artifact_volume
 from skysail_management.containers.replica_launch import replica_environment
 from skysail_management.settings import ManagementSettings
 
@@ -164,7 +165,7 @@ def _pod(
         for name in ("tmp", "work")
     ]
     if not image:
-        volumes.append({"name": "artifact", "emptyDir": {}})
+        volumes.append(artifact_volume(settings).volume)
     if packages:
         claim = {"claimName": settings.kubernetes_packages_claim, "readOnly": True}
         volumes.append({"name": "packages", "persistentVolumeClaim": claim})
@@ -205,12 +206,15 @@ def _server(
         **replica_environment(
             spec, join_host_port("::" if ":" in settings.host else "0.0.0.0", PORT)
         ),
+        "SKYSAIL_MODEL_SERVER_ARTIFACT_SHA256": spec.version.artifact_sha256,
         "SKYSAIL_MODEL_SERVER_WORK_DIR": "/work",
     }
+    share: tuple[Object, ...] = ()
     mounts: list[Object] = [{"name": name, "mountPath": f"/{name}"} for name in ("tmp", "work")]
     if not image:
-        environment["SKYSAIL_MODEL_SERVER_ARTIFACT_FILE"] = "/artifact/artifact.zip"
-        mounts.append({"name": "artifact", "mountPath": "/artifact", "readOnly": True})
+        server = artifact_volume(settings).server
+        share = server.variables
+        mounts.append(server.mount)
     if packages:
         environment["PATH"] = f"{PACKAGES}/{packages}/bin:{_PATH}"
         where = {"mountPath": f"{PACKAGES}/{packages}", "subPath": packages, "readOnly": True}
@@ -218,7 +222,7 @@ def _server(
     return {
         "name": SERVER_CONTAINER,
         "image": image or settings.kubernetes_image,
-        "env": [*_identity(spec), *_with_secrets(environment, spec, secret)],
+        "env": [*_identity(spec), *share, *_with_secrets(environment, spec, secret)],
         "ports": [{"name": "grpc", "containerPort": PORT}],
         "resources": _resources(spec, settings),
         # A ready replica takes batches: it loaded its model and answered the warm-up query.
@@ -285,9 +289,9 @@ def _resources(spec: ReplicaSpec, settings: ManagementSettings) -> Object:
 
 
 def _artifact(spec: ReplicaSpec, settings: ManagementSettings, secret: str) -> Object:
+    share = artifact_volume(settings).fetcher
     environment = {
         "PYTHONUNBUFFERED": "1",
-        "SKYSAIL_MODEL_SERVER_ARTIFACT_FILE": "/artifact/artifact.zip",
         "SKYSAIL_MODEL_SERVER_ARTIFACT_SHA256": spec.version.artifact_sha256,
         "SKYSAIL_MODEL_SERVER_LOG_FORMAT": spec.log_format,
         "SKYSAIL_MODEL_SERVER_MANAGEMENT_ENDPOINT": spec.management_endpoint,
@@ -298,15 +302,16 @@ def _artifact(spec: ReplicaSpec, settings: ManagementSettings, secret: str) -> O
         "command": ["python", "-m", "skysail_model_server.fetch"],
         "env": [
             *_identity(spec),
+            *share.variables,
             *variables(environment),
             {"name": "SKYSAIL_MODEL_SERVER_TOKEN", "valueFrom": _secret_value(secret, "token")},
         ],
         "resources": {
-            "limits": {"cpu": "500m", "memory": "256Mi"},
+            "limits": {"cpu": "1", "memory": "256Mi"},
             "requests": {"cpu": "10m", "memory": "64Mi"},
         },
         "securityContext": CONTAINER_SECURITY,
-        "volumeMounts": [{"name": "artifact", "mountPath": "/artifact"}],
+        "volumeMounts": [share.mount],
     }
 
 

@@ -72,6 +72,7 @@ from skysail_management.containers.local.processes import (
 )
 from skysail_management.containers.local.work_directories import (
     make_work_directory,
+    remove_artifact,
     remove_dangling_links,
     remove_replica_directory,
     remove_short_link,
@@ -115,6 +116,7 @@ class LocalProcessManager(ContainerManager):
         """
         self._data_dir = data_dir
         self._directory = data_dir / "replicas"
+        self._blobs = data_dir.resolve() / "artifacts" / "blobs"
         self._cluster = cluster
         self._replica_variables = dict(replica_variables)
         self._environments = Environments(data_dir / "environments", install_variables)
@@ -146,6 +148,7 @@ class LocalProcessManager(ContainerManager):
                 kill_orphans(replica.pid, LOG_FILE_VARIABLE, str(replica.log_file))
                 replica.socket.unlink(missing_ok=True)
                 remove_short_link(directory)
+                await in_thread(remove_artifact, directory)
 
     async def close(self) -> None:
         """Release all processes without stopping them."""
@@ -201,7 +204,7 @@ class LocalProcessManager(ContainerManager):
                 replica_command(python),
                 cwd=work_directory(directory),
                 env=process_environment(
-                    spec, endpoint, directory, temporary, self._replica_variables
+                    spec, endpoint, directory, temporary, self._blobs, self._replica_variables
                 ),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -366,6 +369,8 @@ class LocalProcessManager(ContainerManager):
             await in_thread(remove_replica_directory, replica.directory)
             self._set(replica, ReplicaState.STOPPED)
         else:
+            # The directory stays for its log, and must not keep the files of the artifact.
+            await in_thread(remove_artifact, replica.directory)
             log_end_bytes = await in_thread(read_log_end, replica.log_file)
             replica.container = replace(
                 replica.container,

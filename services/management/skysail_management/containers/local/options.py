@@ -21,6 +21,7 @@ def process_environment(
     endpoint: str,
     directory: Path,
     temporary: Path,
+    blobs: Path,
     inherited: Mapping[str, str],
 ) -> dict[str, str]:
     """Return the environment of a replica.
@@ -30,6 +31,7 @@ def process_environment(
         endpoint: Endpoint on which it listens.
         directory: Directory of its files.
         temporary: Directory for temporary files.
+        blobs: Directory of the blobs of management.
         inherited: Variables that it inherits from management.
     """
     return {
@@ -38,5 +40,7 @@ def process_environment(
         **replica_environment(spec, endpoint),
         "SKYSAIL_MODEL_SERVER_MANAGEMENT_ENDPOINT": spec.management_endpoint,
         "SKYSAIL_MODEL_SERVER_TOKEN": spec.token,
+        "SKYSAIL_MODEL_SERVER_ARTIFACT_SHA256": spec.version.artifact_sha256,
+        "SKYSAIL_MODEL_SERVER_BLOB_SOURCE": str(blobs),
         LOG_FILE_VARIABLE: str(log_file(directory)),
     }

@@ -1,6 +1,6 @@
 """The working directory of a local replica, and a short link to it.
 
-    <data-dir>/replicas/<container id>/work     modules and temporary files
+    <data-dir>/replicas/<container id>/work     temporary files; artifact/ has links to the blobs
     /tmp/skysail-<suffix>                       a link to it: TMPDIR of the replica
 
 Libraries create unix sockets in the directory for temporary files, and the path of a socket is
@@ -62,6 +62,11 @@ def remove_dangling_links() -> None:
             is_own = target.name == "work" and link.lstat().st_uid == os.getuid()
             if is_own and not target.exists():
                 link.unlink()
+
+
+def remove_artifact(directory: Path) -> None:
+    """Remove the files of the artifact of a replica that ended, as far as possible."""
+    shutil.rmtree(work_directory(directory) / "artifact", ignore_errors=True)
 
 
 def remove_replica_directory(directory: Path) -> None:

@@ -48,20 +48,20 @@ def check_archive(path: Path, max_bytes: int) -> None:
         raise InvalidInput(f"the file is not an artifact of Skysail: {error}") from error
     if len(entries) > MAX_BLOBS:
         raise InvalidInput(
-            f"cannot store the artifact: it has {len(entries)} files; at most {MAX_BLOBS} are allowed"
+            f"cannot use the archive: it has {len(entries)} files; at most {MAX_BLOBS} are allowed"
         )
     total = sum(entry.file_size for entry in entries)
     if total > max_bytes:
         raise InvalidInput(
-            f"cannot store the artifact: it unpacks to {total} bytes; at most {max_bytes} are allowed "
-            "(setting max-artifact-bytes of management)"
+            f"cannot use the archive: it unpacks to {total} bytes, and {max_bytes} are allowed or "
+            "free here"
         )
     names = {entry.filename for entry in entries}
     if len(names) < len(entries):
-        raise InvalidInput("cannot store the artifact: two of its files have the same path")
+        raise InvalidInput("cannot use the archive: two of its files have the same path")
     for entry in entries:
         if problem := _problem(entry):
-            raise InvalidInput(f"cannot store the artifact: {entry.filename[:80]!r} {problem}")
+            raise InvalidInput(f"cannot use the archive: {entry.filename[:80]!r} {problem}")
 
 
 def _problem(entry: zipfile.ZipInfo) -> str:

@@ -1,0 +1,84 @@
+"""Files that hold a blob: checked, sealed and hard-linked.
+
+A *seal* spares the second hash of a blob: its modification time is a value that only this boot of the
+machine uses. A write changes it, and after a crash of the machine, which may lose written data,
+the value is another one.
+"""
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+from skysail_common.artifacts import CHUNK_BYTES, Blob
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_WITHOUT_LINKS = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP)
+"""Errors of a hard link to another file system, to the file of another user, and of file systems
+without hard links."""
+
+
+def is_intact(file: Path, blob: Blob) -> bool:
+    """Return whether a file holds the blob, and seal it if so.
+
+    Raises:
+        OSError: the file does not exist, or cannot be read.
+    """
+    status = file.stat()
+    if status.st_size != blob.size_bytes:
+        return False
+    if status.st_mtime_ns == _seal_ns():
+        return True
+    if _sha256(file) != blob.sha256:
+        return False
+    seal(file, status.st_atime_ns)
+    return True
+
+
+def seal(file: Path, used_ns: int) -> None:
+    """Mark a file as intact and read-only.
+
+    Args:
+        file: File whose content was checked.
+        used_ns: Time of its last use, in nanoseconds of the epoch.
+    """
+    # The file of another user stays as it is, and is hashed at every use.
+    with contextlib.suppress(PermissionError):
+        file.chmod(0o444)
+        os.utime(file, ns=(used_ns, _seal_ns()))
+
+
+def place(source: Path, target: Path) -> None:
+    """Create `target` as a hard link to a blob, or as a copy if no link is possible.
+
+    Raises:
+        OSError: the source does not exist, the target exists, or the disk is full.
+    """
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in _WITHOUT_LINKS:
+            raise
+        with source.open("rb") as original, target.open("xb") as copy:
+            shutil.copyfileobj(original, copy, CHUNK_BYTES)
+        target.chmod(0o444)
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as opened:
+        while chunk := opened.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _seal_ns() -> int:
+    """Return the modification time of intact files: some time in 1970 that only this boot uses."""
+    try:
+        boot_id = _BOOT_ID.read_text()
+    except OSError:
+        # Another system has no id of its boot.
+        return 10**9
+    return (int(boot_id[:6], 16) + 1) * 10**9

@@ -1,0 +1,207 @@
+"""Downloads of artifacts by processes: broken, resumed, shared by the replicas of a node."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from skysail_common.errors import SkysailError, Unavailable
+from skysail_common.identifiers import ModelVersion
+from skysail_common.states import ExitCode
+from skysail_common.tokens import replica_token
+from skysail_model_server.artifact_download import DownloadOptions, download_artifact
+from skysail_model_server.management_downloads import ArtifactAccess
+from skysail_testing.artifact_server import (
+    BLOB_CHUNK_BYTES,
+    SECRET,
+    ArtifactServer,
+    ServedArtifact,
+    served_artifact,
+)
+from skysail_testing.artifacts import contents_in
+from skysail_testing.processes import eventually
+
+VERSION = ModelVersion("m", "1")
+LARGE = os.urandom(40 * BLOB_CHUNK_BYTES + 17)
+FILES = {
+    "data/large.bin": LARGE,
+    "data/same.bin": LARGE,
+    "files/empty": b"",
+    **{f"modules/package/module_{index}.py": b"x = %d" % index for index in range(50)},
+}
+ARTIFACT = served_artifact(FILES)
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[ArtifactServer]:
+    server = ArtifactServer()
+    await server.start()
+    server.serve(VERSION, ARTIFACT)
+    yield server
+    await server.stop()
+
+
+def access_to(server: ArtifactServer, artifact: ServedArtifact = ARTIFACT) -> ArtifactAccess:
+    token = replica_token(SECRET, VERSION, artifact.sha256)
+    return ArtifactAccess(f"127.0.0.1:{server.port}", "m:1/0", token)
+
+
+class Fetcher:
+    """A process that fetches the artifact, like the init container of a pod."""
+
+    def __init__(self, server: ArtifactServer, directory: Path, cache: Path | None) -> None:
+        access = access_to(server)
+        settings = {
+            "REPLICA_ID": access.replica_id,
+            "TOKEN": access.token,
+            "MANAGEMENT_ENDPOINT": access.endpoint,
+            "ARTIFACT_DIR": str(directory),
+            **({"CACHE_DIR": str(cache)} if cache else {}),
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "skysail_model_server.fetch"],
+            env={
+                **os.environ,
+                **{f"SKYSAIL_MODEL_SERVER_{name}": value for name, value in settings.items()},
+            },
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    async def end(self) -> int:
+        """Return the exit status."""
+        await asyncio.to_thread(self.process.communicate)
+        return self.process.returncode
+
+    async def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        await self.end()
+
+
+async def test_all_files_arrive_read_only_and_equal_ones_once(server: ArtifactServer, tmp_path):
+    target = tmp_path / "artifact"
+    artifact = await download_artifact(access_to(server), target, DownloadOptions(20))
+    assert artifact.sha256 == ARTIFACT.sha256
+    found = contents_in(target)
+    assert found.pop("manifest.json") == ARTIFACT.content
+    assert found == FILES
+    assert (target / "data/large.bin").samefile(target / "data/same.bin")
+    assert not (target / "data/large.bin").stat().st_mode & 0o222
+    assert server.num_blob_bytes == ARTIFACT.num_blob_bytes
+    assert not [each for each in target.iterdir() if each.name.startswith(".")]
+
+
+async def test_a_broken_download_continues_where_it_stopped(server: ArtifactServer, tmp_path):
+    server.max_call_bytes = 8 * BLOB_CHUNK_BYTES
+    await download_artifact(access_to(server), tmp_path / "a", DownloadOptions(20))
+    assert (tmp_path / "a/data/large.bin").read_bytes() == LARGE
+    assert server.num_blob_bytes == ARTIFACT.num_blob_bytes
+
+
+@pytest.mark.parametrize("has_cache", [True, False])
+async def test_a_killed_download_resumes(server: ArtifactServer, tmp_path, has_cache: bool):
+    cache = tmp_path / "cache" if has_cache else None
+    server.gate.clear()
+    first = Fetcher(server, tmp_path / "a", cache)
+    part = "partial" if has_cache else "a/.download/partial"
+    await asyncio.to_thread(
+        eventually, lambda: any(each.stat().st_size for each in tmp_path.rglob(f"{part}/*"))
+    )
+    await first.kill()
+    server.gate.set()
+    second = Fetcher(server, tmp_path / "a", cache)
+    assert await second.end() == ExitCode.OK
+    assert contents_in(tmp_path / "a")["data/large.bin"] == LARGE
+    # The processes of one node never receive what a killed one has written.
+    assert server.num_blob_bytes <= ARTIFACT.num_blob_bytes + 8 * BLOB_CHUNK_BYTES
+
+
+async def test_the_replicas_of_a_node_fetch_a_blob_once(server: ArtifactServer, tmp_path):
+    cache = tmp_path / "cache"
+    fetchers = [Fetcher(server, tmp_path / str(index), cache) for index in range(3)]
+    assert [await each.end() for each in fetchers] == [ExitCode.OK] * 3
+    assert server.num_blob_bytes == ARTIFACT.num_blob_bytes
+    for index in (1, 2):
+        assert (tmp_path / "0/data/large.bin").samefile(tmp_path / f"{index}/data/large.bin")
+
+
+async def test_a_replica_takes_over_from_one_that_dies(server: ArtifactServer, tmp_path):
+    cache = tmp_path / "cache"
+    server.gate.clear()
+    first = Fetcher(server, tmp_path / "a", cache)
+    await asyncio.to_thread(
+        eventually, lambda: any(each.stat().st_size for each in cache.glob("partial/*"))
+    )
+    second = Fetcher(server, tmp_path / "b", cache)
+    sent = server.num_blob_bytes
+    await asyncio.to_thread(eventually, (tmp_path / "b" / "manifest.json").exists)
+    assert server.num_blob_bytes == sent
+    await first.kill()
+    server.gate.set()
+    assert await second.end() == ExitCode.OK
+    assert contents_in(tmp_path / "b")["data/large.bin"] == LARGE
+
+
+async def test_a_replica_that_holds_up_a_blob_is_named(server: ArtifactServer, tmp_path):
+    server.gate.clear()
+    cache = tmp_path / "cache"
+    first = Fetcher(server, tmp_path / "a", cache)
+    await asyncio.to_thread(
+        eventually, lambda: any(each.stat().st_size for each in cache.glob("partial/*"))
+    )
+    with pytest.raises(Unavailable, match="another replica holds its lock"):
+        await download_artifact(
+            access_to(server), tmp_path / "b", DownloadOptions(0.5, cache_dir=cache)
+        )
+    server.gate.set()
+    assert await first.end() == ExitCode.OK
+
+
+async def test_blobs_of_this_machine_are_linked(server: ArtifactServer, tmp_path):
+    source = tmp_path / "blobs"
+    source.mkdir()
+    for sha256, content in ARTIFACT.blobs.items():
+        (source / sha256).write_bytes(content)
+    options = DownloadOptions(20, blob_source=source)
+    artifact = await download_artifact(access_to(server), tmp_path / "a", options)
+    assert server.num_blob_bytes == 0
+    large = artifact.directory / "data/large.bin"
+    assert large.samefile(source / ServedArtifact(LARGE).sha256)
+
+
+async def test_a_damaged_blob_of_this_machine_is_fetched(server: ArtifactServer, tmp_path):
+    source = tmp_path / "blobs"
+    source.mkdir()
+    (source / ServedArtifact(LARGE).sha256).write_bytes(bytes(len(LARGE)))
+    options = DownloadOptions(20, blob_source=source)
+    await download_artifact(access_to(server), tmp_path / "a", options)
+    assert (tmp_path / "a/data/large.bin").read_bytes() == LARGE
+
+
+async def test_a_blob_with_another_content_is_refused(server: ArtifactServer, tmp_path):
+    blobs = {sha256: bytes(len(content)) for sha256, content in ARTIFACT.blobs.items()}
+    server.serve(VERSION, ServedArtifact(ARTIFACT.content, blobs))
+    with pytest.raises(SkysailError, match=r"arrived twice with another SHA-256"):
+        await download_artifact(access_to(server), tmp_path / "a", DownloadOptions(20))
+
+
+@pytest.mark.parametrize("is_longer", [True, False])
+async def test_a_blob_of_another_size_is_refused(server: ArtifactServer, tmp_path, is_longer: bool):
+    blobs = {
+        sha256: content + b"x" if is_longer else content[:-1]
+        for sha256, content in ARTIFACT.blobs.items()
+    }
+    server.serve(VERSION, ServedArtifact(ARTIFACT.content, blobs))
+    with pytest.raises(SkysailError, match=r"more than its|ends after"):
+        await download_artifact(access_to(server), tmp_path / "a", DownloadOptions(20))
+
+
+async def test_a_silent_management_is_given_up(server: ArtifactServer, tmp_path):
+    server.gate.clear()
+    with pytest.raises(Unavailable, match=r"does not answer within 0.5 s: it sent nothing"):
+        await download_artifact(access_to(server), tmp_path / "a", DownloadOptions(0.5))
