@@ -28,6 +28,7 @@ from skysail.artifact.signature_inference import (
     signature_for_type,
 )
 from skysail.artifact.state_snapshot import preserve_state
+from skysail.artifact.stated_signature import check_examples
 from skysail.artifact.user_files import files_below, user_files
 from skysail.packaging.base import BlobSource, Packaged, PackagingOptions, recognise
 from skysail_common import __version__
@@ -231,9 +232,15 @@ def _learn(
     tries_batch: bool,
 ) -> _Learned:
     """Run the model on its examples, unless the format states the signature."""
-    if batches is None and input_type is None:
-        assert packaged.signature is not None
-        return _Learned(packaged.signature, CallStyle("mapping"))
+    if batches is not None and len(batches) > MAX_EXAMPLES:
+        raise InvalidInput(
+            f"cannot use {len(batches)} examples: a replica answers each before it is ready; give at "
+            f"most {MAX_EXAMPLES}, of the smallest and the largest sizes"
+        )
+    if packaged.signature is not None and input_type is None:
+        return _stated(packaged, packaged.signature, context, batches or (), calls)
+    if input_type is not None and packaged.calling == "list":
+        return _Learned(signature_for_type(input_type)[1], CallStyle("list"))
     if packaged.open is None:
         raise InvalidInput("cannot deploy the model: it cannot run on this machine")
     function = packaged.open(context)
@@ -245,16 +252,32 @@ def _learn(
         return _Learned(signature, style)
     if not batches:
         raise InvalidInput("cannot use examples: the list is empty; give at least one batch")
-    if len(batches) > MAX_EXAMPLES:
-        raise InvalidInput(
-            f"cannot use {len(batches)} examples: a replica answers each before it is ready; give at "
-            f"most {MAX_EXAMPLES}, of the smallest and the largest sizes"
-        )
     given = [read_example(function, each, batch=calls.batch) for each in batches]
     style = calls.style(function, given[0].calling, given[0].arrays)
-    local = LocalFunction(function, style)
-    signature = packaged.signature or infer_signature(local, given, tries_batch=tries_batch)
+    signature = infer_signature(LocalFunction(function, style), given, tries_batch=tries_batch)
     return _Learned(signature, style, tuple(example.tensors for example in given))
+
+
+def _stated(
+    packaged: Packaged,
+    signature: Signature,
+    context: ModelContext,
+    batches: Sequence[Any],
+    calls: _Calls,
+) -> _Learned:
+    """Check the examples against the signature that the format states."""
+    if not calls.batch:
+        raise InvalidInput(
+            f"cannot call the model row by row: its format, {packaged.loader}, takes batches; leave "
+            "batch= out"
+        )
+    local = None
+    style = CallStyle(packaged.calling)
+    if batches and packaged.open is not None:
+        function = packaged.open(context)
+        style = calls.style(function, packaged.calling)
+        local = LocalFunction(function, style)
+    return _Learned(signature, style, check_examples(local, signature, batches))
 
 
 def _context(

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 from skysail_common.artifacts import PYTHON_LOADER
 from skysail_common.loaders.base import ModelContext
-from skysail_common.model_functions import Function
+from skysail_common.model_functions import Calling, Function
 from skysail_common.tensors import Signature
 
 PACKAGERS = "skysail.packaging"
@@ -61,6 +61,8 @@ class Packaged:
     """Python whose pickles the files hold, such as 3.11.7; None without pickles."""
     signature: Signature | None = None
     """Inputs and outputs, if the format states them."""
+    calling: Calling = "mapping"
+    """Form of the arguments, if the format states the signature."""
     example: Any = None
     """Example that came with the model."""
     temporary: tuple[TemporaryDirectory[str], ...] = ()

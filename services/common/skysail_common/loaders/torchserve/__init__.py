@@ -1,0 +1,1 @@
+"""Model archives of TorchServe, and what their handlers import from `ts`."""
