@@ -45,6 +45,9 @@ class Case:
     timeout_s: float = 60.0
     """Longest time of a start."""
 
+    finish: Callable[[], object] = lambda: None
+    """Ends what `make` started in this process."""
+
     def missing(self) -> str:
         """Return what is not installed, or an empty text."""
         lacking = [name for name in self.needs if importlib.util.find_spec(name) is None]

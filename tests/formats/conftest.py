@@ -70,3 +70,13 @@ def deployed(request: pytest.FixtureRequest, client: skysail.Client) -> Iterator
         artifact.close()
         for each in client.describe_model(case.name).versions:
             client.undeploy(case.name, each.version, force=True)
+    case.finish()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(_FOLDER):
+            # Warnings of the libraries are no failures of ours.
+            item.add_marker(pytest.mark.filterwarnings("default"))
+            # Some libraries take a minute to start.
+            item.add_marker(pytest.mark.timeout(400))

@@ -1,7 +1,7 @@
 """Loading of a model as a replica would, where its surroundings differ.
 
-`python -m formats.unpacked DIRECTORY PACKAGE MODULE` loads the artifact in a directory as if the package
-and its module were not installed, and writes the error.
+`python -m formats.unpacked DIRECTORY MODULE PACKAGE…` loads the artifact in a directory as if the packages
+and their module were not installed, and writes the error.
 """
 
 import importlib.abc
@@ -49,11 +49,11 @@ class _Hidden(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
-def _main(directory: str, package: str, module: str) -> None:
+def _main(directory: str, module: str, *packages: str) -> None:
     known = importlib.metadata.version
 
     def version(name: str) -> str:
-        if name == package:
+        if name in packages:
             raise importlib.metadata.PackageNotFoundError(name)
         return known(name)
 

@@ -15,10 +15,23 @@ def session() -> Any:
     return (
         SparkSession.builder.master("local[1]")
         .config("spark.ui.enabled", "false")
+        .config("spark.driver.extraJavaOptions", "-XX:TieredStopAtLevel=1")
         .config("spark.driver.host", "127.0.0.1")
         .config("spark.sql.shuffle.partitions", "1")
         .getOrCreate()
     )
+
+
+def end() -> None:
+    """Stop Spark and its Java process, which would wait for the end of this one."""
+    from pyspark import SparkContext
+
+    session().stop()
+    gateway = SparkContext._gateway
+    gateway.shutdown()
+    gateway.proc.stdin.close()
+    gateway.proc.wait(30)
+    SparkContext._gateway = SparkContext._jvm = None
 
 
 def pipeline(number: int, directory: Path) -> Any:
@@ -55,6 +68,7 @@ CASES = [
         programs=["java"],
         needs_same_python=False,
         module="pyspark",
-        timeout_s=120.0,
+        timeout_s=240.0,
+        finish=end,
     )
 ]
