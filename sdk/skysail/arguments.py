@@ -129,7 +129,7 @@ CHECKS: dict[str, tuple[str, Check]] = {
     "files": _FILES,
     "follow": _FLAG,
     "force": _FLAG,
-    "gpus": _COUNT,
+    "gpus": _AMOUNT,
     "input": _ANYTHING,
     "input_type": _TEXT,
     "inputs": _ANYTHING,

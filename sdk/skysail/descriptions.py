@@ -106,7 +106,7 @@ class Deployment:
     num_threads: int
     memory_mib: int
     cpus: float
-    gpus: int
+    gpus: float
     environment_names: tuple[str, ...]
     """Names of the environment variables; a cluster never shows their values."""
     serving: ServingOptions

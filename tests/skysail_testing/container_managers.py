@@ -113,13 +113,16 @@ class Backend(ABC):
 class LocalBackend(Backend):
     """Processes of this machine."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, gpu_devices: str = "") -> None:
         super().__init__(directory)
+        self._gpu_devices = gpu_devices
         self._gone: list[LocalProcessManager] = []
 
     def make_manager(self) -> LocalProcessManager:
         environment = {**os.environ, "PIP_NO_INDEX": "1"}
-        return LocalProcessManager(self.directory, "test", environment, environment)
+        return LocalProcessManager(
+            self.directory, "test", environment, environment, self._gpu_devices
+        )
 
     async def kill(self, container: Container) -> None:
         os.kill(self.pid(container), signal.SIGKILL)

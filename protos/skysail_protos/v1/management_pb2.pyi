@@ -651,15 +651,17 @@ class Resources(_message.Message):
     """Memory in MiB; 0 for no limit."""
     cpus: _builtins.float
     """CPUs, including fractions; 0 for the setting of the container manager."""
-    gpus: _builtins.int
-    """Exclusive GPUs; 0 for the setting of the container manager."""
+    gpus: _builtins.float
+    """Exclusive GPUs, or below 1 a fraction of a shared one; 0 for the setting of the container
+    manager.
+    """
     def __init__(
         self,
         *,
         num_threads: _builtins.int | None = ...,
         memory_mib: _builtins.int | None = ...,
         cpus: _builtins.float | None = ...,
-        gpus: _builtins.int | None = ...,
+        gpus: _builtins.float | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_cpus", b"_cpus", "_gpus", b"_gpus", "_memory_mib", b"_memory_mib", "_num_threads", b"_num_threads", "cpus", b"cpus", "gpus", b"gpus", "memory_mib", b"memory_mib", "num_threads", b"num_threads"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...

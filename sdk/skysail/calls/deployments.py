@@ -56,7 +56,7 @@ class DeploymentCalls(ScalingCalls):
         num_threads: int | None = None,
         memory_mib: int | None = None,
         cpus: float | None = None,
-        gpus: int | None = None,
+        gpus: float | None = None,
         max_batch_size: int | None = None,
         start_timeout_s: float | None = None,
         warm_up: bool | None = None,
@@ -117,7 +117,8 @@ class DeploymentCalls(ScalingCalls):
             memory_mib: Memory of a replica in MiB; 0 for no limit.
             cpus: CPUs of a replica, including fractions of one; 0 for the server's default. A
                 replica that is a local process gets that number of threads, but no CPU limit.
-            gpus: GPUs that only this replica uses; 0 for the server's default.
+            gpus: GPUs that only this replica uses, or below 1 a fraction of one; 0 for the server's
+                default.
             max_batch_size: Most rows of one batch; if None, the server's default for a first
                 deployment.
             start_timeout_s: Longest time from start to ready, in seconds; default as above.
@@ -218,7 +219,7 @@ class DeploymentCalls(ScalingCalls):
         num_threads: int | None = None,
         memory_mib: int | None = None,
         cpus: float | None = None,
-        gpus: int | None = None,
+        gpus: float | None = None,
         max_batch_size: int | None = None,
         start_timeout_s: float | None = None,
         warm_up: bool | None = None,

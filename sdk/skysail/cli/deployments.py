@@ -25,7 +25,11 @@ _AS_IS = "[default: unchanged; 1 for a new deployment]"
 
 def _replica_options(command: F) -> F:
     for option in (
-        click.option("--gpus", type=click.IntRange(0), help="GPUs that only one replica uses."),
+        click.option(
+            "--gpus",
+            type=click.FloatRange(0),
+            help="GPUs that only one replica uses, or below 1 a fraction of one.",
+        ),
         click.option("--cpus", type=click.FloatRange(0), help="CPUs of a replica, such as 0.5."),
         click.option("--memory-mib", type=click.IntRange(0), help="Memory of a replica in MiB."),
         click.option("--max-batch-size", type=click.IntRange(1), help="Most rows of one batch."),
@@ -149,7 +153,7 @@ def deploy(
     max_batch_size: int | None,
     memory_mib: int | None,
     cpus: float | None,
-    gpus: int | None,
+    gpus: float | None,
     start_timeout_s: float | None,
     warm_up: bool | None,
     endpoint: str | None,
@@ -224,7 +228,7 @@ def start(
     max_batch_size: int | None,
     memory_mib: int | None,
     cpus: float | None,
-    gpus: int | None,
+    gpus: float | None,
     start_timeout_s: float | None,
     warm_up: bool | None,
     endpoint: str | None,

@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from skysail_common.errors import InvalidInput
 
 MAX_CPUS = 1024
+MIN_GPUS = 0.01
+"""Smallest fraction of a GPU."""
 
 
 @dataclass(frozen=True)
@@ -18,8 +20,9 @@ class Resources:
     """Memory in MiB; 0 for no limit."""
     cpus: float = 0.0
     """CPUs, including fractions of one; 0 for the default of the container manager."""
-    gpus: int = 0
-    """GPUs that no other replica uses; 0 for the default of the container manager."""
+    gpus: float = 0.0
+    """GPUs that no other replica uses, or below 1 a fraction of one that others share; 0 for the
+    default of the container manager."""
 
     def check(self) -> None:
         """Check that a replica can have these resources.
@@ -30,6 +33,15 @@ class Resources:
         # A comparison with NaN is false, so that this form rejects it too.
         if not (0 <= self.cpus <= MAX_CPUS and 0 <= self.gpus <= MAX_CPUS):
             raise InvalidInput(f"cpus and gpus of a replica must be from 0 to {MAX_CPUS}")
+        if self.gpus > 1 and self.gpus % 1:
+            raise InvalidInput(
+                f"cannot reserve {self.gpus:g} GPUs for a replica: it can have whole GPUs or a "
+                "fraction of one; give a whole number, or a number below 1"
+            )
+        if 0 < self.gpus < MIN_GPUS:
+            raise InvalidInput(
+                f"cannot reserve {self.gpus:g} of a GPU: the smallest fraction is {MIN_GPUS}"
+            )
 
 
 @dataclass(frozen=True)
@@ -39,7 +51,7 @@ class ResourceChanges:
     num_threads: int | None = None
     memory_mib: int | None = None
     cpus: float | None = None
-    gpus: int | None = None
+    gpus: float | None = None
 
     def given(self) -> dict[str, int | float]:
         """Return the values that are not None, by name."""

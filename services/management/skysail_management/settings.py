@@ -125,6 +125,10 @@ class ManagementSettings(ServiceSettings):
     """Environment variables that local replicas inherit besides the usual ones, by name or pattern
     (`AWS_*`). By default, credentials in the environment of management do not reach replicas."""
 
+    gpu_devices: str = "auto"
+    """GPUs that local replicas may reserve, as in CUDA_VISIBLE_DEVICES (`0,1`); `auto` for those that
+    management sees, by that variable or `nvidia-smi -L`; empty for none, and replicas then see all."""
+
     docker_host: str = Field("unix:///var/run/docker.sock", validation_alias="DOCKER_HOST")
     """Address of the Docker engine, for the container manager `docker`."""
 

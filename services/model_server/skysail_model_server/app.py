@@ -18,6 +18,7 @@ from skysail_common.loaders.base import ModelContext
 from skysail_common.process.settings import read_settings
 from skysail_common.replica_events import NOT_LOADED
 from skysail_common.states import ExitCode
+from skysail_model_server.device import choose_device
 from skysail_model_server.execution import MAX_LOST_BATCHES, Execution
 from skysail_model_server.forks import close_connections, end_fork
 from skysail_model_server.io_thread import IoThread
@@ -113,6 +114,7 @@ class ModelServer:
             version=replica_id.model_version.version,
             replica_index=replica_id.index,
             num_threads=self._settings.num_threads,
+            device=choose_device(self._settings.gpus),
         )
 
 

@@ -65,6 +65,9 @@ class ModelServerSettings(ServiceSettings):
     num_threads: int = Field(1, ge=1)
     """Threads that the numeric libraries may use, for models that set them by themselves."""
 
+    gpus: float = Field(0.0, ge=0)
+    """GPUs that the replica has; below 1 the part of one to whose memory torch is limited."""
+
     memory_limit_mib: int = Field(0, ge=0)
     """Memory limit of the process; 0 for no limit."""
 

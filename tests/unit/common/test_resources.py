@@ -9,7 +9,9 @@ from skysail_common.rpc.resource_messages import (
 )
 
 
-@pytest.mark.parametrize("values", [{}, {"cpus": 0.25, "gpus": 1024}, {"cpus": 1024.0}])
+@pytest.mark.parametrize(
+    "values", [{}, {"cpus": 0.25, "gpus": 1024}, {"cpus": 1024.0}, {"gpus": 0.25}]
+)
 def test_resources_in_range(values):
     Resources(**values).check()
     ResourceChanges(**values).check()
@@ -20,6 +22,15 @@ def test_resources_out_of_range(values):
     for resources in (Resources(**values), ResourceChanges(**values)):
         with pytest.raises(InvalidInput, match="cpus and gpus of a replica must be from 0 to 1024"):
             resources.check()
+
+
+@pytest.mark.parametrize(
+    ("gpus", "reason"),
+    [(1.5, "give a whole number, or a number below 1"), (0.001, "smallest fraction is 0.01")],
+)
+def test_gpus_are_whole_or_a_fraction_of_one(gpus: float, reason: str):
+    with pytest.raises(InvalidInput, match=reason):
+        Resources(gpus=gpus).check()
 
 
 def test_changes_replace_the_given_values():

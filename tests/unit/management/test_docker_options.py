@@ -1,18 +1,25 @@
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from skysail_common.errors import Unsupported
 from skysail_common.identifiers import ModelVersion, ReplicaId
 from skysail_common.resources import Resources
 from skysail_management.containers.base import ReplicaSpec, VersionSpec
 from skysail_management.containers.docker.manager import docker_engine_manager
 from skysail_management.containers.docker.options import PreparedImage, replica_config
+from skysail_management.containers.gpus import GpuReservation
 from skysail_management.settings import ManagementSettings
 
 VERSION = ModelVersion("m", "1")
 MOUNT = {"Type": "bind", "Source": "/d/blob", "Target": "/opt/model.bin", "ReadOnly": True}
 
 
-def config(memory_mib: int = 0, cpus: float = 0, gpus: int = 0, **settings: Any) -> dict[str, Any]:
+def config(
+    memory_mib: int = 0, cpus: float = 0, gpus: float = 0, marks: Any = None, **settings: Any
+) -> dict[str, Any]:
     spec = ReplicaSpec(
         ReplicaId(VERSION, 0),
         VersionSpec(VERSION, "0" * 64, "3.11.2"),
@@ -22,7 +29,7 @@ def config(memory_mib: int = 0, cpus: float = 0, gpus: int = 0, **settings: Any)
     )
     values = ManagementSettings(data_dir=Path("/d"), **settings)
     image = PreparedImage("image", [MOUNT])
-    return replica_config(spec, image, {"cluster": "c"}, "/sockets/1", values)
+    return replica_config(spec, image, {"cluster": "c", **(marks or {})}, "/sockets/1", values)
 
 
 def test_a_replica_has_no_network_no_rights_and_no_token():
@@ -52,6 +59,19 @@ def test_gpus_and_volumes_are_opt_in():
     assert host["Binds"] == ["/srv:/data:ro"]
     host = config(gpus=2, docker_gpus=-1)["HostConfig"]
     assert host["DeviceRequests"] == [{"Count": 2, "Capabilities": [["gpu"]]}]
+
+
+def test_reserved_devices_are_given_by_their_names():
+    label = GpuReservation(("GPU-1",), Fraction(1, 4)).to_label()
+    host = config(gpus=0.25, docker_gpus=-1, marks={"gpus": label})["HostConfig"]
+    assert host["DeviceRequests"] == [{"DeviceIDs": ["GPU-1"], "Capabilities": [["gpu"]]}]
+
+
+def test_a_fraction_of_a_gpu_needs_known_devices(tmp_path: Path):
+    manager = docker_engine_manager(ManagementSettings(data_dir=tmp_path))
+    manager.check_resources(Resources(gpus=2))
+    with pytest.raises(Unsupported, match="name them in the setting gpu-devices"):
+        manager.check_resources(Resources(gpus=0.5))
 
 
 def test_default_threads_follow_the_cpu_limit(tmp_path: Path, monkeypatch):

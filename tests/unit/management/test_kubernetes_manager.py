@@ -6,10 +6,16 @@ from typing import Any, cast
 
 import pytest
 
-from skysail_common.errors import ContainerManagerUnavailable, ReplicaNotFound, SkysailError
+from skysail_common.errors import (
+    ContainerManagerUnavailable,
+    ReplicaNotFound,
+    SkysailError,
+    Unsupported,
+)
 from skysail_common.kubernetes.api import KubernetesApi
 from skysail_common.kubernetes.errors import ClusterRefused
 from skysail_common.kubernetes.kinds import DEPLOYMENT, POD
+from skysail_common.resources import Resources
 from skysail_common.states import ReplicaState
 from skysail_management.containers.base import Container
 from skysail_management.containers.kubernetes.manager import KubernetesManager, _with_reason
@@ -400,3 +406,10 @@ async def test_ended_pod_watch_ends_the_watch_of_the_manager(monkeypatch):
     with pytest.raises(SkysailError, match="watch of the container manager ended"):
         await anext(manager.watch())
     await manager.close()
+
+
+def test_a_fraction_of_a_gpu_is_left_to_the_device_plugin():
+    manager = KubernetesManager(settings(), cast(KubernetesApi, FakeKubernetesApi()))
+    manager.check_resources(Resources(gpus=2))
+    with pytest.raises(Unsupported, match="in the setting kubernetes-gpu-resource"):
+        manager.check_resources(Resources(gpus=0.5))

@@ -237,6 +237,7 @@ def test_manifest_of_a_version_with_every_option():
         **SERVER_VARIABLES,
         "MODE": "",
         "PATH": "/packages/0123/bin:/opt/skysail/bin:/usr/local/bin:/usr/bin:/bin",
+        "SKYSAIL_MODEL_SERVER_GPUS": "2",
         "SKYSAIL_MODEL_SERVER_MEMORY_LIMIT_MIB": "1024",
         "SKYSAIL_MODEL_SERVER_LOG_FORMAT": "json",
         "SKYSAIL_MODEL_SERVER_STUCK_AFTER_S": "300",

@@ -77,7 +77,7 @@ DEPLOY = {"name": "m", "version": "1", "example": np.ones((1, 1))}
         ("labels", {1: "a"}, "{1: 'a'}, whose key 1 is of type int; give a text"),
         ("num_replicas", 1.5, "1.5"),
         ("cpus", "1", "'1'"),
-        ("gpus", 0.5, "0.5"),
+        ("gpus", "half", "'half'"),
         ("start_timeout_s", 0, "0"),
         ("max_batch_size", "a" * 100, f"'{'a' * 59}…"),
         ("pkgs_to_install", [5], "[5]"),

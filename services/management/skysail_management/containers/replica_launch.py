@@ -4,6 +4,9 @@ import re
 
 from skysail_management.containers.base import PrepareFailed, ReplicaSpec, VersionSpec
 
+GPUS_LABEL = "gpus"
+"""Name of the label with the reserved GPUs, which a container without GPUs lacks."""
+
 LABELS = ("cluster", "model", "version", "replica", "artifact")
 """Names of the labels of a container."""
 
@@ -14,6 +17,17 @@ _THREADS = (
     "NUMEXPR_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
 )
+
+
+def _shared_gpu(fraction: float) -> dict[str, str]:
+    """Return the variables by which libraries leave the rest of a GPU to others.
+
+    The model server caps torch. TensorFlow has no cap here, but takes memory only as it needs it.
+    """
+    return {
+        "XLA_PYTHON_CLIENT_MEM_FRACTION": f"{fraction:g}",
+        "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+    }
 
 
 def python_minor(python: str) -> str:
@@ -84,20 +98,28 @@ def replica_labels(cluster: str, spec: ReplicaSpec) -> dict[str, str]:
     }
 
 
-def replica_environment(spec: ReplicaSpec, endpoint: str) -> dict[str, str]:
+def replica_environment(spec: ReplicaSpec, endpoint: str, default_gpus: int = 0) -> dict[str, str]:
     """Return the variables of a replica that listens on `endpoint`, with those of the operator.
 
     The back end adds the variables for the artifact.
+
+    Args:
+        spec: The replica.
+        endpoint: Endpoint on which it listens.
+        default_gpus: GPUs of a replica whose deployment gives none; -1 for all.
     """
+    gpus = spec.resources.gpus or abs(default_gpus)
     budget_s = 0.0 if spec.warm_up.is_measured else spec.warm_up.budget_s
     return {
         **dict.fromkeys(_THREADS, str(spec.resources.num_threads)),
         "PYTHONUNBUFFERED": "1",
+        **(_shared_gpu(gpus) if 0 < gpus < 1 else {}),
         **spec.environment,
         "SKYSAIL_MODEL_SERVER_REPLICA_ID": str(spec.replica_id),
         "SKYSAIL_MODEL_SERVER_LISTEN_ADDRESS": endpoint,
         "SKYSAIL_MODEL_SERVER_NUM_THREADS": str(spec.resources.num_threads),
         "SKYSAIL_MODEL_SERVER_MEMORY_LIMIT_MIB": str(spec.resources.memory_mib),
+        **({"SKYSAIL_MODEL_SERVER_GPUS": f"{gpus:g}"} if gpus else {}),
         "SKYSAIL_MODEL_SERVER_STUCK_AFTER_S": f"{spec.stuck_after_s:g}",
         "SKYSAIL_MODEL_SERVER_WARM_UP": str(spec.warm_up.is_on).lower(),
         "SKYSAIL_MODEL_SERVER_WARM_UP_S": f"{budget_s:g}",

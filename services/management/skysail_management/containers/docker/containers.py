@@ -37,7 +37,12 @@ from skysail_management.containers.exit_reasons import (
     explain_exit,
     log_excerpt,
 )
-from skysail_management.containers.replica_launch import LABELS, replica_labels, replica_name
+from skysail_management.containers.replica_launch import (
+    GPUS_LABEL,
+    LABELS,
+    replica_labels,
+    replica_name,
+)
 from skysail_management.settings import ManagementSettings
 
 log = logging.getLogger(__name__)
@@ -290,7 +295,10 @@ class ClusterContainers:
             ReplicaState.READY if is_ready else ReplicaState.STARTING,
             self._endpoint(name, found),
             started_at=datetime.fromisoformat(own[_STARTED_AT]),
-            labels={label: own[label] for label in LABELS},
+            labels={
+                **{label: own[label] for label in LABELS},
+                **{label: own[label] for label in (GPUS_LABEL,) if label in own},
+            },
         )
 
     def _endpoint(self, name: str, found: Mapping[str, Any]) -> str:

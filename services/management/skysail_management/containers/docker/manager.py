@@ -13,10 +13,12 @@ from math import ceil
 
 from skysail_common.clock import MONOTONIC
 from skysail_common.docker.engine import EngineRefused
-from skysail_common.errors import ContainerManagerUnavailable, SkysailError
+from skysail_common.errors import ContainerManagerUnavailable, SkysailError, Unsupported
 from skysail_common.identifiers import ModelVersion, ReplicaId
 from skysail_common.process.backoff import BackOff
 from skysail_common.process.lifecycle import BackgroundTasks
+from skysail_common.process.threads import in_thread
+from skysail_common.resources import Resources
 from skysail_common.states import ReplicaState
 from skysail_management.containers.base import (
     Container,
@@ -30,7 +32,9 @@ from skysail_management.containers.change_feed import ChangeFeed, retry_until_do
 from skysail_management.containers.docker.containers import ClusterContainers
 from skysail_management.containers.docker.images import VersionImages
 from skysail_management.containers.exit_reasons import SILENT
+from skysail_management.containers.gpus import GpuReservation, Gpus, find_devices
 from skysail_management.containers.readiness import watch_readiness
+from skysail_management.containers.replica_launch import GPUS_LABEL
 from skysail_management.settings import ManagementSettings
 
 log = logging.getLogger(__name__)
@@ -60,11 +64,23 @@ class DockerEngineManager(ContainerManager):
         """Label all objects with the cluster and the data directory of these settings."""
         marks = {"cluster": settings.cluster, "data-dir": str(settings.data_dir.resolve())}
         self._cpus = settings.docker_cpus
+        self._settings = settings
+        self._devices: tuple[str, ...] = ()
         self._containers = ClusterContainers(marks, settings)
         self._images = VersionImages(marks, settings)
         self._replicas: dict[str, _DockerReplica] = {}
         self._changes = ChangeFeed()
         self._tasks = BackgroundTasks(self._changes.fail)
+
+    def check_resources(self, resources: Resources) -> None:
+        """Reject more GPUs than the known devices, and fractions if no devices are known."""
+        if self._devices:
+            Gpus(self._devices).check(resources.gpus)
+        elif 0 < resources.gpus < 1:
+            raise Unsupported(
+                "cannot reserve a fraction of a GPU: management does not know the devices of the "
+                "engine; name them in the setting gpu-devices"
+            )
 
     def default_threads(self, num_replicas: int) -> int:
         """Return the CPUs of a replica, or its share of the cores if no limit is set."""
@@ -73,6 +89,9 @@ class DockerEngineManager(ContainerManager):
     async def open(self) -> None:
         """Adopt the containers that an earlier management left running."""
         await self._containers.open()
+        self._devices = await in_thread(
+            find_devices, self._settings.gpu_devices, self._settings.replica_variables()
+        )
         for found in await self._containers.list():
             if found.is_running:
                 replica = _DockerReplica(found.container)
@@ -106,7 +125,7 @@ class DockerEngineManager(ContainerManager):
     async def start(self, spec: ReplicaSpec) -> Container:
         """Start a container and return it as STARTING."""
         image = self._images.image(spec.version)
-        replica = _DockerReplica(self._containers.new_container(spec))
+        replica = _DockerReplica(self._with_gpus(self._containers.new_container(spec), spec))
         name = replica.container.container_id
         # The replica is registered before its container starts, because the container may end
         # before this coroutine continues.
@@ -121,6 +140,19 @@ class DockerEngineManager(ContainerManager):
         if name in self._replicas:
             self._follow(replica)
         return replica.container
+
+    def _with_gpus(self, container: Container, spec: ReplicaSpec) -> Container:
+        """Reserve the GPUs of a container by a label, which the next management reads."""
+        if not self._devices or not spec.resources.gpus:
+            return container
+        gpus = Gpus(self._devices)
+        for name, each in self._replicas.items():
+            label = each.container.labels.get(GPUS_LABEL, "")
+            gpus.hold(name, GpuReservation.from_label(label))
+        reserved = gpus.take(container.container_id, spec.resources.gpus)
+        if reserved is None:
+            raise SkysailError(gpus.why_waiting(spec.resources.gpus))
+        return replace(container, labels={**container.labels, GPUS_LABEL: reserved.to_label()})
 
     async def stop(self, container_id: str, drain_timeout_s: float) -> None:
         """Drain a container, and return when it is gone."""

@@ -7,7 +7,8 @@ from typing import Any
 
 from skysail_common.docker.labels import labels
 from skysail_management.containers.base import ReplicaSpec
-from skysail_management.containers.replica_launch import replica_environment
+from skysail_management.containers.gpus import GpuReservation
+from skysail_management.containers.replica_launch import GPUS_LABEL, replica_environment
 from skysail_management.settings import ManagementSettings
 
 ARTIFACT = "/opt/skysail/artifact"
@@ -66,7 +67,7 @@ def replica_config(
     address = f"0.0.0.0:{PORT}" if settings.docker_network else f"unix:{_SOCKET_DIRECTORY}/s"
     environment = {
         **settings.transport_variable(),
-        **replica_environment(spec, address),
+        **replica_environment(spec, address, settings.docker_gpus),
         "SKYSAIL_MODEL_SERVER_ARTIFACT_SHA256": spec.version.artifact_sha256,
     }
     socket = {"Type": "bind", "Source": socket_directory, "Target": _SOCKET_DIRECTORY}
@@ -83,7 +84,10 @@ def replica_config(
         "MemorySwap": memory_mib * _MIB,
         "NanoCpus": int((spec.resources.cpus or settings.docker_cpus) * 1e9),
     }
-    if gpus := spec.resources.gpus or settings.docker_gpus:
+    devices = GpuReservation.from_label(marks.get(GPUS_LABEL, "")).devices
+    if devices:
+        host["DeviceRequests"] = [{"DeviceIDs": list(devices), "Capabilities": [["gpu"]]}]
+    elif gpus := int(spec.resources.gpus) or settings.docker_gpus:
         host["DeviceRequests"] = [{"Count": gpus, "Capabilities": [["gpu"]]}]
     return {
         "Image": image.name,

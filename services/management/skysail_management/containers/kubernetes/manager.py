@@ -12,13 +12,14 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from skysail_common.errors import ReplicaNotFound, SkysailError
+from skysail_common.errors import ReplicaNotFound, SkysailError, Unsupported
 from skysail_common.extras import require_extra
 from skysail_common.identifiers import ReplicaId
 from skysail_common.kubernetes.api import KubernetesApi
 from skysail_common.kubernetes.errors import ClusterRefused
 from skysail_common.kubernetes.kinds import Object
 from skysail_common.process.lifecycle import BackgroundTasks
+from skysail_common.resources import Resources
 from skysail_common.states import ReplicaState
 from skysail_management.containers.base import (
     Container,
@@ -89,6 +90,16 @@ class KubernetesManager(ContainerManager):
         the log with the pod."""
         self._changes = ChangeFeed()
         self._tasks = BackgroundTasks(self._changes.fail)
+
+    def check_resources(self, resources: Resources) -> None:
+        """Reject fractions of a GPU, which pods request by the name of another resource."""
+        if 0 < resources.gpus < 1:
+            raise Unsupported(
+                "cannot reserve a fraction of a GPU on Kubernetes: its device plugin shares GPUs; "
+                "configure time-slicing or MIG there, name the resource, such as "
+                "nvidia.com/gpu.shared or nvidia.com/mig-1g.10gb, in the setting "
+                "kubernetes-gpu-resource, and ask for gpus=1"
+            )
 
     def default_threads(self, num_replicas: int) -> int:
         """Return one thread for each CPU of a replica."""

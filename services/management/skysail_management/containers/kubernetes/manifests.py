@@ -204,7 +204,9 @@ def _server(
     environment = {
         **settings.transport_variable(),
         **replica_environment(
-            spec, join_host_port("::" if ":" in settings.host else "0.0.0.0", PORT)
+            spec,
+            join_host_port("::" if ":" in settings.host else "0.0.0.0", PORT),
+            settings.kubernetes_gpus,
         ),
         "SKYSAIL_MODEL_SERVER_ARTIFACT_SHA256": spec.version.artifact_sha256,
         "SKYSAIL_MODEL_SERVER_WORK_DIR": "/work",
@@ -284,7 +286,7 @@ def _resources(spec: ReplicaSpec, settings: ManagementSettings) -> Object:
     if memory_mib := spec.resources.memory_mib or settings.kubernetes_memory_mib:
         limits["memory"] = f"{memory_mib}Mi"
     if gpus := spec.resources.gpus or settings.kubernetes_gpus:
-        limits[settings.kubernetes_gpu_resource] = str(gpus)
+        limits[settings.kubernetes_gpu_resource] = str(int(gpus))
     return {"limits": limits, "requests": dict(limits)} if limits else {}
 
 

@@ -14,7 +14,6 @@ import logging
 import platform
 import secrets
 import signal
-import subprocess
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -22,10 +21,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from skysail_common.clock import MONOTONIC
-from skysail_common.errors import ReplicaNotFound, SkysailError, Unsupported
-from skysail_common.identifiers import ReplicaId
+from skysail_common.errors import ReplicaNotFound, SkysailError
 from skysail_common.process.data_dir import remove_socket_directory, socket_directory
-from skysail_common.process.descriptors import restore_descriptor_limit
 from skysail_common.process.lifecycle import BackgroundTasks
 from skysail_common.process.threads import in_thread
 from skysail_common.resources import Resources
@@ -45,6 +42,7 @@ from skysail_management.containers.exit_reasons import (
     explain_exit,
     log_excerpt,
 )
+from skysail_management.containers.gpus import GpuReservation, Gpus, find_devices
 from skysail_management.containers.local.environments import Environments
 from skysail_management.containers.local.log_files import read_log, read_log_end
 from skysail_management.containers.local.options import (
@@ -52,26 +50,24 @@ from skysail_management.containers.local.options import (
     process_environment,
     replica_command,
 )
+from skysail_management.containers.local.process_launch import launch
 from skysail_management.containers.local.process_records import (
     ProcessRecord,
     log_file,
     read_record,
-    write_record,
+    superseded,
 )
 from skysail_management.containers.local.processes import (
     NO_START,
-    ProcessStart,
     is_same_process,
     kill_orphans,
     kill_processes_in,
     process_start,
     signal_process,
     signal_session,
-    this_boot,
     wait_for_exit,
 )
 from skysail_management.containers.local.work_directories import (
-    make_work_directory,
     remove_artifact,
     remove_dangling_links,
     remove_replica_directory,
@@ -105,6 +101,7 @@ class LocalProcessManager(ContainerManager):
         cluster: str,
         replica_variables: Mapping[str, str],
         install_variables: Mapping[str, str],
+        gpu_devices: str = "auto",
     ) -> None:
         """Keep all files in `data_dir`.
 
@@ -112,7 +109,8 @@ class LocalProcessManager(ContainerManager):
             data_dir: Directory of the replicas and environments.
             cluster: Name of the cluster.
             replica_variables: Environment variables that replicas inherit.
-            install_variables: Environment variables of pip.
+            install_variables: Environment variables of pip and uv.
+            gpu_devices: The setting of this name.
         """
         self._data_dir = data_dir
         self._directory = data_dir / "replicas"
@@ -121,21 +119,23 @@ class LocalProcessManager(ContainerManager):
         self._replica_variables = dict(replica_variables)
         self._environments = Environments(data_dir / "environments", install_variables)
         self._replicas: dict[str, ProcessRecord] = {}
+        self._gpu_devices = gpu_devices
+        self._gpus = Gpus(())
+        self._waiting: dict[str, tuple[ReplicaSpec, Container]] = {}
+        """Replicas that start when a GPU is free, by container."""
         self._changes = ChangeFeed()
         self._tasks = BackgroundTasks(self._changes.fail)
 
     def check_resources(self, resources: Resources) -> None:
-        """Reject GPUs, because a process sees every GPU of the machine and cannot reserve one."""
-        if resources.gpus:
-            raise Unsupported(
-                "the container manager 'local' cannot reserve GPUs for a replica: every process sees "
-                "all GPUs of this machine"
-            )
+        """Reject more GPUs than this machine has."""
+        self._gpus.check(resources.gpus)
 
     async def open(self) -> None:
         """Adopt the processes that an earlier management left running."""
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         await in_thread(remove_dangling_links)
+        devices = await in_thread(find_devices, self._gpu_devices, self._replica_variables)
+        self._gpus = Gpus(devices)
         for directory in sorted(self._directory.iterdir()):
             replica = read_record(directory)
             if replica is None:
@@ -167,55 +167,58 @@ class LocalProcessManager(ContainerManager):
     async def start(self, spec: ReplicaSpec) -> Container:
         """Start a process and return it as STARTING."""
         suffix = secrets.token_hex(4)
-        container_id = f"{replica_name(spec)}-{suffix}"
-        directory = self._directory / container_id
-        child: subprocess.Popen[bytes] | None = None
-        try:
-            endpoint = f"unix:{socket_directory(self._data_dir) / suffix}.sock"
-            child = self._spawn(spec, endpoint, directory)
-            container = Container(
-                container_id,
-                spec.replica_id,
-                ReplicaState.STARTING,
-                endpoint,
-                started_at=datetime.now(timezone.utc),
-                labels=replica_labels(self._cluster, spec),
-            )
-            replica = ProcessRecord(
-                container, directory, child.pid, process_start(child.pid), child, asyncio.Event()
-            )
-            write_record(replica)
-        except OSError as error:
-            if child is not None:
-                signal_session(child.pid, signal.SIGKILL)
-                await in_thread(child.wait)
-            await in_thread(remove_replica_directory, directory)
-            raise SkysailError(f"cannot start its process: {error}") from error
-        self._follow(replica)
+        container = Container(
+            f"{replica_name(spec)}-{suffix}",
+            spec.replica_id,
+            ReplicaState.STARTING,
+            f"unix:{socket_directory(self._data_dir) / suffix}.sock",
+            started_at=datetime.now(timezone.utc),
+            labels=replica_labels(self._cluster, spec),
+        )
+        gpus = self._gpus.take(container.container_id, spec.resources.gpus)
+        if gpus is None:
+            reason = self._gpus.why_waiting(spec.resources.gpus)
+            self._waiting[container.container_id] = spec, replace(container, reason=reason)
+            self._changes.publish(replace(container, reason=reason))
+        else:
+            await self._launch(spec, container, gpus)
         return container
 
-    def _spawn(
-        self, spec: ReplicaSpec, endpoint: str, directory: Path
-    ) -> "subprocess.Popen[bytes]":
+    async def _launch(self, spec: ReplicaSpec, container: Container, gpus: GpuReservation) -> None:
+        directory = self._directory / container.container_id
+        environment = {
+            **process_environment(
+                spec, container.endpoint, directory, self._blobs, self._replica_variables
+            ),
+            **self._gpus.visible_to(gpus, spec.environment),
+        }
         python = self._environments.python(spec.version.requirements)
-        temporary = make_work_directory(directory)
-        with log_file(directory).open("ab") as output:
-            child = subprocess.Popen(
-                replica_command(python),
-                cwd=work_directory(directory),
-                env=process_environment(
-                    spec, endpoint, directory, temporary, self._blobs, self._replica_variables
-                ),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-        restore_descriptor_limit(child.pid)
-        return child
+        try:
+            replica = await launch(container, directory, replica_command(python), environment, gpus)
+        except OSError as error:
+            self._gpus.release(container.container_id)
+            raise SkysailError(f"cannot start its process: {error}") from error
+        self._follow(replica)
+
+    async def _launch_waiting(self) -> None:
+        """Start the replicas for which GPUs are free now, in the order of their starts."""
+        for name, (spec, container) in list(self._waiting.items()):
+            gpus = self._gpus.take(name, spec.resources.gpus)
+            if gpus is None:
+                continue
+            del self._waiting[name]
+            container = replace(container, reason="")
+            try:
+                await self._launch(spec, container, gpus)
+            except SkysailError as error:
+                container = replace(container, state=ReplicaState.FAILED, reason=error.message)
+            self._changes.publish(container)
 
     async def stop(self, container_id: str, drain_timeout_s: float) -> None:
         """Drain a process, and return when it is gone."""
+        waiting = self._waiting.pop(container_id, None)
+        if waiting is not None:
+            self._changes.publish(replace(waiting[1], state=ReplicaState.STOPPED))
         replica = self._replicas.get(container_id)
         if replica is None:
             return
@@ -231,7 +234,7 @@ class LocalProcessManager(ContainerManager):
             await replica.gone.wait()
 
     async def list(self) -> Sequence[Container]:
-        """Return every live process, by the machine and the records on disk."""
+        """Return every live process, by the machine and the records on disk, and what waits."""
         known = list(self._replicas.values())
         living, recorded = await in_thread(self._look, known)
         for replica in known:
@@ -245,7 +248,8 @@ class LocalProcessManager(ContainerManager):
                     "replica adopted again", extra={"replica": replica.container.replica_id}
                 )
                 self._follow(replica)
-        return [replica.container for replica in self._replicas.values()]
+        waiting = [container for _, container in self._waiting.values()]
+        return [*(replica.container for replica in self._replicas.values()), *waiting]
 
     async def _has_exited(self, replica: ProcessRecord) -> bool:
         """Return True when a process whose main thread ended is gone as a whole."""
@@ -291,26 +295,17 @@ class LocalProcessManager(ContainerManager):
         The last failure of each replica of a needed version stays, so that its log can be read.
         """
         versions = {spec.model_version for spec in needed()}
-        newest: dict[ReplicaId, tuple[bool, ProcessStart, Path]] = {}
-        boot = this_boot()
-        for directory in list(self._directory.iterdir()):
-            if directory.name in self._replicas:
-                continue
-            replica = read_record(directory)
-            if replica is None or replica.container.replica_id.model_version not in versions:
-                await in_thread(remove_replica_directory, directory)
-                continue
-            # Ticks order only the processes of one boot.
-            found = (replica.start.boot_id == boot, replica.start, directory)
-            last = newest.get(replica.container.replica_id, found)
-            if last is not found:
-                await in_thread(remove_replica_directory, min(last, found)[2])
-            newest[replica.container.replica_id] = max(last, found)
+        directories = [
+            each for each in self._directory.iterdir() if each.name not in self._replicas
+        ]
+        for directory in superseded(directories, versions):
+            await in_thread(remove_replica_directory, directory)
         await self._environments.sweep(lambda: [spec.requirements for spec in needed()])
 
     def _follow(self, replica: ProcessRecord) -> None:
-        self._replicas[replica.container.container_id] = replica
         name = replica.container.container_id
+        self._replicas[name] = replica
+        self._gpus.hold(name, replica.gpus)
         replica.readiness = self._tasks.start(
             retry_until_done(lambda: self._watch_readiness(replica), f"readiness of {name}"),
             f"readiness of {name}",
@@ -358,6 +353,8 @@ class LocalProcessManager(ContainerManager):
             signal_session(replica.pid, signal.SIGKILL)
         status = replica.child.poll() if replica.child is not None else None
         del self._replicas[name]
+        self._gpus.release(name)
+        self._tasks.start(self._launch_waiting(), "starts that wait for a GPU")
         if replica.readiness is not None:
             replica.readiness.cancel()
         # From here on `stop` must not signal the pid, which another process may get.
@@ -394,4 +391,5 @@ def local_process_manager(settings: ManagementSettings) -> LocalProcessManager:
         settings.cluster,
         settings.replica_variables(),
         settings.install_variables(),
+        settings.gpu_devices,
     )

@@ -20,7 +20,6 @@ def process_environment(
     spec: ReplicaSpec,
     endpoint: str,
     directory: Path,
-    temporary: Path,
     blobs: Path,
     inherited: Mapping[str, str],
 ) -> dict[str, str]:
@@ -30,13 +29,11 @@ def process_environment(
         spec: The replica.
         endpoint: Endpoint on which it listens.
         directory: Directory of its files.
-        temporary: Directory for temporary files.
         blobs: Directory of the blobs of management.
         inherited: Variables that it inherits from management.
     """
     return {
         **inherited,
-        "TMPDIR": str(temporary),
         **replica_environment(spec, endpoint),
         "SKYSAIL_MODEL_SERVER_MANAGEMENT_ENDPOINT": spec.management_endpoint,
         "SKYSAIL_MODEL_SERVER_TOKEN": spec.token,

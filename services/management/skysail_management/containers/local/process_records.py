@@ -3,15 +3,17 @@
 import asyncio
 import json
 import subprocess
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
 from skysail_common.errors import SkysailError
-from skysail_common.identifiers import ReplicaId
+from skysail_common.identifiers import ModelVersion, ReplicaId
 from skysail_common.states import ReplicaState
 from skysail_management.containers.base import Container
-from skysail_management.containers.local.processes import ProcessStart
+from skysail_management.containers.gpus import NO_GPUS, GpuReservation
+from skysail_management.containers.local.processes import ProcessStart, this_boot
 
 _RECORD_FILE = "container.json"
 _READY_FILE = "ready"
@@ -31,6 +33,8 @@ class ProcessRecord:
     is_stopping: bool = False
     is_silent: bool = False
     """True after a kill because it did not answer."""
+    gpus: GpuReservation = NO_GPUS
+    """GPUs that it holds until it ends."""
     readiness: "asyncio.Task[None] | None" = None
     """Task that watches its health."""
 
@@ -68,6 +72,7 @@ def write_record(replica: ProcessRecord) -> None:
         "start": replica.start,
         "started_at": (replica.container.started_at or datetime.now(timezone.utc)).isoformat(),
         "labels": dict(replica.container.labels),
+        "gpus": replica.gpus.to_label(),
     }
     temporary = replica.directory / f"{_RECORD_FILE}.new"
     temporary.write_text(json.dumps(record))
@@ -89,6 +94,27 @@ def read_record(directory: Path) -> ProcessRecord | None:
         )
         boot_id, ticks = record["start"]
         start = ProcessStart(boot_id, ticks)
-        return ProcessRecord(container, directory, record["pid"], start, None, asyncio.Event())
+        # Records of earlier builds have no GPUs.
+        gpus = GpuReservation.from_label(record.get("gpus", ""))
+        return ProcessRecord(
+            container, directory, record["pid"], start, None, asyncio.Event(), gpus=gpus
+        )
     except (OSError, ValueError, KeyError, TypeError, SkysailError):
         return None
+
+
+def superseded(directories: Iterable[Path], versions: Collection[ModelVersion]) -> Iterator[Path]:
+    """Yield the directories of ended processes but the last one of each replica of these versions."""
+    newest: dict[ReplicaId, tuple[bool, ProcessStart, Path]] = {}
+    boot = this_boot()
+    for directory in directories:
+        replica = read_record(directory)
+        if replica is None or replica.container.replica_id.model_version not in versions:
+            yield directory
+            continue
+        # Ticks order only the processes of one boot.
+        found = (replica.start.boot_id == boot, replica.start, directory)
+        last = newest.get(replica.container.replica_id, found)
+        if last is not found:
+            yield min(last, found)[2]
+        newest[replica.container.replica_id] = max(last, found)
