@@ -1,6 +1,7 @@
 """The cases of all formats, deployed to one cluster of a process."""
 
 import importlib
+import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,17 @@ from formats.case import Case
 from skysail.artifact.build import Artifact, build_artifact
 
 _FOLDER = Path(__file__).parent
+
+# TensorFlow and torch leave files of the process in the directory for temporary files.
+_LEFT_BY_LIBRARIES = ("__autograph_generated_file*", "__pycache__", "torchinductor_*", ".ses")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_files_of_libraries() -> Iterator[None]:
+    yield
+    for pattern in _LEFT_BY_LIBRARIES:
+        for path in Path(tempfile.gettempdir()).glob(pattern):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _all_cases() -> list[Case]:

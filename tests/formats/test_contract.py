@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from packaging.utils import canonicalize_name
 
 import skysail
 from formats import unpacked
@@ -116,8 +117,8 @@ def test_a_missing_package_is_named(deployed: Deployed, tmp_path):
     if not module:
         pytest.skip("the model needs no package")
     # Several packages may have parts of the module.
-    packages = needed_packages({module}).versions.keys()
-    assert packages & deployed.artifact.manifest.packages.keys()
+    packages = set(map(canonicalize_name, needed_packages({module}).versions))
+    assert packages & set(map(canonicalize_name, deployed.artifact.manifest.packages))
     unpacked.write(deployed.artifact, tmp_path)
     shown = subprocess.run(
         [sys.executable, "-m", "formats.unpacked", tmp_path, module, *packages],

@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from packaging.utils import canonicalize_name
+
 from skysail.artifact.build import Artifact
 from skysail_common.artifact_files import UnpackedArtifact
 from skysail_common.artifacts import MANIFEST_FILE, Manifest, to_json
@@ -53,7 +55,7 @@ def _main(directory: str, module: str, *packages: str) -> None:
     known = importlib.metadata.version
 
     def version(name: str) -> str:
-        if name in packages:
+        if canonicalize_name(name) in packages:
             raise importlib.metadata.PackageNotFoundError(name)
         return known(name)
 

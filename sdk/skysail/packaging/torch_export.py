@@ -1,5 +1,6 @@
 """The packager of programs of `torch.export`, in memory or in a file."""
 
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,10 @@ def _unread(path: Path) -> Packaged:
 def _packaged(path: Path) -> Packaged:
     import torch
 
-    program = torch.export.load(str(path))
+    try:
+        program = torch.export.load(str(path))
+    except (RuntimeError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+        raise InvalidInput(f"cannot deploy {path}: {error}; export the program again") from error
     function = program_function(program, "cpu")
     return replace(
         _unread(path),

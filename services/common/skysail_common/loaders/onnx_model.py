@@ -78,11 +78,10 @@ class OnnxLoader(Loader):
     @override
     def signature(self) -> Signature | None:
         """Return what the model states; None if it does not state the rank of an output."""
+        inputs = tuple(map(_input, self._session.get_inputs()))
         outputs = [_output(each) for each in self._session.get_outputs()]
-        known = [each for each in outputs if each is not None]
-        if len(known) < len(outputs):
-            return None
-        return Signature(tuple(map(_input, self._session.get_inputs())), tuple(known))
+        known = tuple(each for each in outputs if each is not None)
+        return Signature(inputs, known) if len(known) == len(outputs) else None
 
 
 def _providers(device: str, available: list[str]) -> list[Any]:
