@@ -44,6 +44,7 @@ from skysail_common.artifacts import (
     Blob,
     Manifest,
     SignatureRecord,
+    buffer_file,
     example_file,
     file_sha256,
     to_json,
@@ -111,7 +112,8 @@ def build_artifact(
     """Return the artifact of a model.
 
     A function or object is pickled before it runs on an example, and its state is restored
-    afterwards. State that it creates lazily is therefore created in each replica.
+    afterwards. State that it creates lazily is therefore created in each replica. Large arrays are
+    not copied: they travel as they are during the upload.
 
     Args:
         source: A function, an object or class with `predict`, or a model of a known format. It takes
@@ -325,6 +327,7 @@ class _PickledCode:
         return cls(
             {
                 MODEL_FILE: pickled.content,
+                **{buffer_file(index): each for index, each in enumerate(pickled.buffers)},
                 **({SOURCES_FILE: to_json(pickled.sources).encode()} if pickled.sources else {}),
                 **_below(MODULES_DIRECTORY, modules.files),
             },

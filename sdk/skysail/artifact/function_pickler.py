@@ -32,8 +32,10 @@ from cloudpickle.cloudpickle import (
     subimport,
 )
 
+from skysail.artifact.buffers import Buffers
 from skysail.artifact.code_objects import CodeNormalizer, imported_names
 from skysail.artifact.set_ordering import SetOrdering
+from skysail.artifact.torch_storages import TorchStorages
 from skysail_common import captured
 from skysail_common.errors import InvalidInput
 
@@ -88,7 +90,9 @@ class FunctionPickler(cloudpickle.Pickler):  # type: ignore[misc]
             home: Module whose functions and classes are pickled by value, like those of `__main__`.
             lazy_objects: Ids of objects that the function creates lazily, and that become None.
         """
-        super().__init__(file)
+        self.buffers = Buffers()
+        """Large buffers that the pickle refers to."""
+        super().__init__(file, buffer_callback=self.buffers.take)
         self.modules: set[str] = set()
         """Modules that the pickle needs when it is loaded or run."""
         self.functions: list[FunctionType] = []
@@ -107,6 +111,7 @@ class FunctionPickler(cloudpickle.Pickler):  # type: ignore[misc]
         self._code_names: dict[int, str] = {}
         self._ordering = SetOrdering()
         self._is_usual: dict[type, bool | None] = {}
+        self._storages = TorchStorages()
 
     @property
     def sources(self) -> dict[str, list[str]]:
@@ -263,6 +268,8 @@ class FunctionPickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     def _instance(self, obj: Any) -> Any:
         cls = type(obj)
+        if (reduced := self._storages.reduced(obj)) is not NotImplemented:
+            return reduced
         if cls not in self._is_usual:
             self._is_usual[cls] = None if cls in self.dispatch_table else _is_reduced_as_usual(cls)
         is_usual = self._is_usual[cls]

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 _MAX_LOOKED_AT = 200_000
+_MAX_PARTS = 5_000_000
+"""Most parts to look at, numbers and texts included; the search then takes seconds at most."""
 _MAX_SHOWN_PARTS = 5
 
 # Objects of these types hold no unpicklable object.
@@ -62,11 +64,15 @@ def find_object_path(
     pending: deque[tuple[Any, tuple[Step, ...]]] = deque([(function, ())])
     # References keep the objects alive, because temporary ones would free their ids for others.
     seen: dict[int, Any] = {id(function): function}
+    num_parts = 0
     while pending:
         value, steps = pending.popleft()
         if value is target:
             return ObjectPath(steps)
         for label, part in _parts(value, is_by_value):
+            num_parts += 1
+            if num_parts > _MAX_PARTS:
+                return None
             if isinstance(part, _ATOMS) or id(part) in seen:
                 continue
             if len(seen) >= _MAX_LOOKED_AT:

@@ -32,6 +32,8 @@ class Pickled:
     """A pickled function."""
 
     content: bytes
+    buffers: tuple[memoryview, ...]
+    """Large buffers that the pickle refers to: views of the user's own arrays."""
     modules: frozenset[str]
     """Modules that it refers to, or that its code imports."""
     sources: dict[str, list[str]] = field(default_factory=dict)
@@ -113,6 +115,7 @@ def _pickled(function: Function, home: HomeModule | None) -> Pickled:
             continue
         return Pickled(
             buffer.getvalue(),
+            tuple(pickler.buffers.found),
             frozenset(pickler.modules),
             pickler.sources,
             tuple(pickler.functions),

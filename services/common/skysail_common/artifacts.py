@@ -3,6 +3,7 @@
     manifest.json     description and requirements (`Manifest`); the only part management reads
     model.pkl         the model, by cloudpickle; only model servers load it; absent for formats that
                       have files of their own
+    buffers/<i>.bin   large arrays of the pickle, in its order; replicas map them into memory
     modules/…         the user's own modules that the model needs, with the files beside them
     files/…           files of the user, for `ModelContext.file`
     data/…            files in which a format saved the model
@@ -29,6 +30,7 @@ from skysail_common.tensors import Content, DataType, Signature, TensorSpec
 
 MANIFEST_FILE = "manifest.json"
 MODEL_FILE = "model.pkl"
+BUFFERS_DIRECTORY = "buffers/"
 MODULES_DIRECTORY = "modules/"
 SOURCES_FILE = "sources.json"
 FILES_DIRECTORY = "files/"
@@ -59,6 +61,11 @@ MAX_MANIFEST_BYTES = 8 * 1024 * 1024
 _NOT_AN_ARTIFACT = (
     zipfile.BadZipFile, zlib.error, EOFError, KeyError, OSError, RuntimeError, ValueError,
 )  # fmt: skip
+
+
+def buffer_file(index: int) -> str:
+    """Return the name of the file with buffer number `index` of the pickle."""
+    return f"{BUFFERS_DIRECTORY}{index}.bin"
 
 
 def example_file(number: int, index: int) -> str:

@@ -47,6 +47,22 @@ def cached_property(function: Callable[[Any], Any], name: str) -> "functools.cac
     return made
 
 
+def untyped_storage(content: Any) -> Any:
+    """Return a storage of torch on a buffer, which it does not copy."""
+    import torch
+
+    if not len(content):
+        return torch.UntypedStorage(0)
+    return torch.frombuffer(content, dtype=torch.uint8).untyped_storage()
+
+
+def typed_storage(untyped: Any, dtype: Any) -> Any:
+    """Return the storage of tensors of a data type."""
+    from torch.storage import TypedStorage
+
+    return TypedStorage(wrap_storage=untyped, dtype=dtype, _internal=True)
+
+
 def unpacked(relative: str) -> str:
     """Return the path of a file or directory that travelled with the user's modules."""
     places = [Path(place or ".") / relative for place in sys.path]

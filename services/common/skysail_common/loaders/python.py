@@ -1,12 +1,16 @@
 """The loader of pickled models: functions, and classes or objects with `predict`."""
 
 import inspect
+import itertools
+import mmap
 import pickle
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from typing_extensions import override
 
-from skysail_common.artifacts import MODEL_FILE
+from skysail_common.artifacts import MODEL_FILE, buffer_file
 from skysail_common.loaders.base import Loader, ModelContext
 from skysail_common.model_functions import Function
 from skysail_common.process.coroutine_thread import finished
@@ -24,7 +28,7 @@ class PythonLoader(Loader):
     @override
     def load(self, context: ModelContext) -> Function:
         with (context.directory / MODEL_FILE).open("rb") as file:
-            loaded = pickle.load(file)
+            loaded = pickle.load(file, buffers=mapped_buffers(context.directory))
         self._model = loaded
         if "method" not in self.options:
             function: Function = loaded
@@ -43,6 +47,19 @@ class PythonLoader(Loader):
         close = getattr(self._model, "close", None)
         if "method" in self.options and callable(close):
             finished(close())
+
+
+def mapped_buffers(directory: Path) -> Iterator[mmap.mmap]:
+    """Yield the buffers of the pickle in a directory of an artifact.
+
+    Replicas share the pages of a file. The model may write to them: a written page becomes a copy.
+    """
+    for index in itertools.count():
+        path = directory / buffer_file(index)
+        if not path.exists():
+            return
+        with path.open("rb") as file:
+            yield mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
 
 
 def opened(model: Any, context: ModelContext) -> Any:
