@@ -319,6 +319,10 @@ class DeployEvent:
     num_ready: int
     num_replicas: int
     version: str = ""
+    bytes_done: int = 0
+    """Bytes sent, of an event `UPLOADING`."""
+    bytes_total: int = 0
+    """Bytes to send, of an event `UPLOADING`: those that the cluster lacks."""
 
     @classmethod
     def of(cls, message: pb.DeployEvent) -> "DeployEvent":

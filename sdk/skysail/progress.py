@@ -31,6 +31,8 @@ _MARKS = {
     "FAILED": "[red]✗[/]",
 }
 _MAX_SHOWN = 100
+_SHOWN_SHARE = 0.1
+"""Share of an upload between two lines about it."""
 _NEW_LINE = "\n"
 _NOTEBOOK = "ZMQInteractiveShell"
 
@@ -133,9 +135,19 @@ class _Lines:
     def __init__(self, title: str, file: Any) -> None:
         self._title = title
         self._file = file
+        self._shown_share = -1.0
+
+    def _is_frequent(self, event: DeployEvent) -> bool:
+        if event.step != UPLOADING or not event.bytes_total:
+            return event.step == "PREPARING"
+        share = event.bytes_done / event.bytes_total
+        if share < min(1.0, self._shown_share + _SHOWN_SHARE):
+            return True
+        self._shown_share = share
+        return False
 
     def __call__(self, event: DeployEvent) -> None:
-        if event.step != "PREPARING":
+        if not self._is_frequent(event):
             line = event.message.partition(_NEW_LINE)[0]
             # Most messages begin with the name of the version or of a replica.
             names_it = re.match(rf"{re.escape(self._title)}[\s:/]", line)

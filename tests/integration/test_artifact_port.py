@@ -1,5 +1,6 @@
 """The artifact port of management, which serves only artifacts and health."""
 
+import hashlib
 import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest_asyncio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import skysail
+from skysail_common.artifacts import parse_manifest
 from skysail_common.identifiers import ModelVersion
 from skysail_common.store import Store
 from skysail_common.tokens import replica_token
@@ -30,8 +32,20 @@ class Ports:
         self.secret = secret
         self.sha256 = ""
 
+    def token(self) -> str:
+        return replica_token(self.secret, ModelVersion("m", "1"), self.sha256)
+
+    def download_blob(self, sha256: str, token: str | None = None, offset: int = 0) -> bytes:
+        with grpc.insecure_channel(self.artifacts) as channel:
+            responses = management_pb2_grpc.ManagementServiceStub(channel).DownloadBlob(
+                pb.DownloadBlobRequest(replica_id="m:1/0", sha256=sha256, offset=offset),
+                metadata=(("authorization", f"Bearer {token or self.token()}"),),
+                timeout=10,
+            )
+            return b"".join(response.chunk for response in responses)
+
     def download(self, endpoint: str, token: str | None = None) -> bytes:
-        token = token or replica_token(self.secret, ModelVersion("m", "1"), self.sha256)
+        token = token or self.token()
         with grpc.insecure_channel(endpoint) as channel:
             responses = management_pb2_grpc.ManagementServiceStub(channel).DownloadArtifact(
                 pb.DownloadArtifactRequest(replica_id="m:1/0"),
@@ -78,10 +92,28 @@ def test_a_replica_fetches_its_artifact_from_the_port(ports):
 
 
 def test_the_port_serves_artifacts_only_with_the_right_token(ports):
-    assert ports.download(ports.artifacts).startswith(b"PK")
+    content = ports.download(ports.artifacts)
+    assert hashlib.sha256(content).hexdigest() == ports.sha256
+    for blob in parse_manifest(content).blobs:
+        found = ports.download_blob(blob.sha256)
+        assert hashlib.sha256(found).hexdigest() == blob.sha256
+        assert ports.download_blob(blob.sha256, offset=1) == found[1:]
     with pytest.raises(grpc.RpcError) as raised:
         ports.download(ports.artifacts, token=secrets.token_hex(32))
     assert raised.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_the_port_serves_only_the_blobs_of_the_version(ports):
+    blob = parse_manifest(ports.download(ports.artifacts)).blobs[0]
+    wrong = {
+        grpc.StatusCode.UNAUTHENTICATED: {"sha256": blob.sha256, "token": secrets.token_hex(32)},
+        grpc.StatusCode.NOT_FOUND: {"sha256": "0" * 64},
+        grpc.StatusCode.INVALID_ARGUMENT: {"sha256": blob.sha256, "offset": 2**63},
+    }
+    for code, arguments in wrong.items():
+        with pytest.raises(grpc.RpcError) as raised:
+            ports.download_blob(**arguments)
+        assert raised.value.code() is code
 
 
 def test_the_admin_port_no_longer_serves_artifacts(ports):

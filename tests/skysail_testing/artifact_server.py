@@ -5,7 +5,6 @@ import hashlib
 import platform
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import grpc.aio
@@ -19,6 +18,7 @@ from skysail_common.tensors import DataType, Signature, TensorSpec
 from skysail_common.tokens import is_token_of
 from skysail_protos.v1 import management_pb2 as pb
 from skysail_protos.v1 import management_pb2_grpc
+from skysail_testing.artifacts import bytes_of
 
 SECRET = "the secret of the tests"
 BLOB_CHUNK_BYTES = 64 * 1024
@@ -64,11 +64,8 @@ def served_artifact(
 
 def served(artifact: skysail.artifact.build.Artifact) -> ServedArtifact:
     """Return an artifact that the SDK built."""
-    files = {
-        path: source.read_bytes() if isinstance(source, Path) else bytes(source)
-        for path, source in artifact.files.items()
-    }
-    return served_artifact(files, artifact.manifest)
+    blobs = {blob.sha256: bytes_of(artifact.files[blob.path]) for blob in artifact.manifest.blobs}
+    return ServedArtifact(artifact.manifest_bytes, blobs)
 
 
 class ArtifactServer(management_pb2_grpc.ManagementServiceServicer):
@@ -95,7 +92,7 @@ class ArtifactServer(management_pb2_grpc.ManagementServiceServicer):
         await self._server.stop(0)
 
     def add(self, version: ModelVersion, artifact: skysail.artifact.build.Artifact) -> None:
-        self.serve(version, ServedArtifact(artifact.content))
+        self.serve(version, served(artifact))
 
     def serve(self, version: ModelVersion, artifact: ServedArtifact) -> None:
         self._artifacts[version] = artifact

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from skysail.artifact.build import Artifact
+from skysail.packaging.base import BlobSource
+from skysail_common.artifact_files import UnpackedArtifact
+from skysail_common.artifacts import MANIFEST_FILE
 
 
 def artifacts_in(data_dir: Path) -> list[str]:
@@ -17,9 +20,34 @@ def artifacts_in(data_dir: Path) -> list[str]:
     return [path.name for path in (data_dir / "artifacts").iterdir() if path.is_file()]
 
 
+def bytes_of(source: BlobSource) -> bytes:
+    """Return the content of a file of an artifact."""
+    return source.read_bytes() if isinstance(source, Path) else bytes(source)
+
+
 def members_of(artifact: Artifact) -> dict[str, bytes]:
-    with zipfile.ZipFile(io.BytesIO(artifact.content)) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
+    """Return the content of each file by its path, the manifest first."""
+    files = {path: bytes_of(artifact.files[path]) for path in sorted(artifact.files)}
+    return {MANIFEST_FILE: artifact.manifest_bytes, **files}
+
+
+def lay_out(artifact: Artifact, directory: Path) -> UnpackedArtifact:
+    """Write the files of an artifact into a directory, as replicas get them."""
+    for path, content in members_of(artifact).items():
+        (directory / path).parent.mkdir(parents=True, exist_ok=True)
+        (directory / path).write_bytes(content)
+    return UnpackedArtifact(directory, artifact.sha256)
+
+
+def zip_of(artifact: Artifact) -> bytes:
+    """Return the artifact as earlier clients sent it: an archive of format 1."""
+    manifest = artifact.manifest.model_copy(update={"format": 1, "blobs": ()})
+    members = {**members_of(artifact), MANIFEST_FILE: manifest.model_dump_json().encode()}
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for path, member in members.items():
+            archive.writestr(zipfile.ZipInfo(path), member)
+    return content.getvalue()
 
 
 def contents_in(directory: Path) -> dict[str, bytes]:
@@ -46,10 +74,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from skysail_common.artifact_files import unpack_archive
+from skysail_common.artifact_files import UnpackedArtifact
 from skysail_model_server.model_loader import load_model
 
-model = load_model(unpack_archive(Path(sys.argv[1]), Path(sys.argv[2])))
+model = load_model(UnpackedArtifact(Path(sys.argv[1]), "0" * 64))
 print(model.predict([np.ones((1, 2))], 1)[0].tolist())
 """
 
@@ -60,15 +88,16 @@ def run_in_replica(artifact: Artifact, directory: Path, program: str = _REPLICA)
     Args:
         artifact: The program calls its function with an array of ones [1, 2].
         directory: Empty directory for the files of the process.
-        program: Python program; its arguments are the artifact and a work directory.
+        program: Python program; its arguments are the directory of the artifact and a work
+            directory.
     """
-    file, work_dir = directory / "artifact.zip", directory / "work"
+    files, work_dir = directory / "artifact", directory / "work"
     work_dir.mkdir(parents=True)
-    file.write_bytes(artifact.content)
+    lay_out(artifact, files)
     root = Path(__file__).parents[2]
     parts = ("protos", "sdk", "services/common", "services/model_server")
     done = subprocess.run(
-        [sys.executable, "-c", program, str(file), str(work_dir)],
+        [sys.executable, "-c", program, str(files), str(work_dir)],
         cwd=work_dir,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(str(root / part) for part in parts)},
         capture_output=True,

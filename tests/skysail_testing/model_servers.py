@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from skysail.artifact.build import Artifact
-from skysail_common.artifact_files import unpack_archive
 from skysail_common.identifiers import ModelVersion
 from skysail_common.rpc.contract import Link, Metadata, Transport
 from skysail_common.rpc.link_identity import identity_metadata
 from skysail_common.rpc.transports import open_transport, uses_native
 from skysail_protos.v1 import model_server_pb2 as pb
+from skysail_testing.artifacts import lay_out
 from skysail_testing.processes import Service
 
 VERSION = ModelVersion("m", "1")
@@ -70,9 +70,7 @@ async def running_model_server(
     """Run a model server on a transport until the context ends."""
     if name == "native" and not uses_native("auto"):
         pytest.skip("native transport is not installed")
-    (directory / "artifact.zip").write_bytes(artifact.content)
-    (directory / "artifact").mkdir()
-    unpack_archive(directory / "artifact.zip", directory / "artifact")
+    lay_out(artifact, directory / "artifact")
     endpoint = f"unix:{directory}/s"
     given = {
         "REPLICA_ID": f"{VERSION}/0",

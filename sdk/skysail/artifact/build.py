@@ -1,11 +1,8 @@
 """Build of an artifact from a model, with its dependencies and its signature."""
 
 import hashlib
-import io
 import os
 import platform
-import zipfile
-import zlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -35,7 +32,6 @@ from skysail_common import __version__
 from skysail_common.artifacts import (
     DATA_DIRECTORY,
     FILES_DIRECTORY,
-    MANIFEST_FILE,
     MAX_EXAMPLES,
     MODEL_FILE,
     MODULES_DIRECTORY,
@@ -56,12 +52,6 @@ from skysail_common.loaders.base import ModelContext
 from skysail_common.model_functions import Calling, Function
 from skysail_common.tensors import Signature, Tensor
 
-_ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
-
-# Model weights hardly shrink, and compressing them takes most of the time of a deploy.
-_SAMPLE_BYTES = 64 * 1024
-_WORTHWHILE_SHARE = 0.9
-
 
 @dataclass(frozen=True)
 class Artifact:
@@ -74,15 +64,19 @@ class Artifact:
     """Directories of files that packagers wrote."""
 
     @cached_property
-    def content(self) -> bytes:
-        """All files as one archive."""
-        manifest = to_json(self.manifest.model_dump(mode="json")).encode()
-        return _zip({MANIFEST_FILE: manifest, **dict(sorted(self.files.items()))})
+    def manifest_bytes(self) -> bytes:
+        """Content of the manifest, which lists the other files by SHA-256."""
+        return to_json(self.manifest.model_dump(mode="json")).encode()
 
     @cached_property
     def sha256(self) -> str:
-        """SHA-256 of the content, as lower-case hexadecimal digits."""
-        return hashlib.sha256(self.content).hexdigest()
+        """SHA-256 of the manifest, which identifies the artifact."""
+        return hashlib.sha256(self.manifest_bytes).hexdigest()
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all files; equal files count once."""
+        return sum({blob.sha256: blob.size_bytes for blob in self.manifest.blobs}.values())
 
     @property
     def signature(self) -> Signature:
@@ -361,21 +355,3 @@ def _blob(path: str, source: BlobSource) -> Blob:
 def _not_sent(names: frozenset[str], files: Mapping[str, bytes]) -> frozenset[str]:
     sent = {path.partition("/")[0].removesuffix(".py") for path in files}
     return frozenset(name for name in names if name.partition(".")[0] not in sent)
-
-
-def _zip(members: Mapping[str, BlobSource]) -> bytes:
-    # Fixed times and a fixed order give equal content an equal SHA-256.
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", compresslevel=1) as archive:
-        for name, source in members.items():
-            content = source.read_bytes() if isinstance(source, Path) else bytes(source)
-            method = zipfile.ZIP_DEFLATED if _shrinks(content) else zipfile.ZIP_STORED
-            archive.writestr(zipfile.ZipInfo(name, _ZIP_EPOCH), content, method)
-    return buffer.getvalue()
-
-
-def _shrinks(content: bytes) -> bool:
-    """Return whether compression is worthwhile, by a sample from the middle of the content."""
-    begin = max(0, (len(content) - _SAMPLE_BYTES) // 2)
-    sample = content[begin : begin + _SAMPLE_BYTES]
-    return len(zlib.compress(sample, 1)) < _WORTHWHILE_SHARE * len(sample)

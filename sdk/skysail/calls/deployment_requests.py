@@ -1,23 +1,18 @@
 """Requests about deployments, as protobuf messages."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from skysail.artifact.build import Artifact
 from skysail.calls.application_requests import DEFAULT_SLO_MS, application_message
 from skysail.sentinels import NOT_GIVEN
-from skysail_common.artifacts import CHUNK_BYTES
 from skysail_common.errors import InvalidInput
 from skysail_common.resources import ResourceChanges
 from skysail_common.rpc.messages import duration, serving_paths, serving_to_proto
 from skysail_common.rpc.resource_messages import resources_to_proto
 from skysail_common.serving_options import MAX_BATCH_SIZE, ServingOptions
 from skysail_protos.v1 import management_pb2, routing_pb2
-
-_LARGE_BYTES = 16 * 1024 * 1024
-_MAX_REPORTS = 10
 
 
 def deploy_request(
@@ -113,24 +108,3 @@ def autoscaling_request(
             min_replicas=min_replicas, max_replicas=max_replicas
         ),
     )
-
-
-async def upload_requests(
-    artifact: Artifact, on_sent: Callable[[str], None]
-) -> AsyncIterator[management_pb2.UploadArtifactRequest]:
-    """Yield the messages that upload an artifact.
-
-    Args:
-        artifact: The artifact.
-        on_sent: Called with a text about the progress of a large upload.
-    """
-    yield management_pb2.UploadArtifactRequest(sha256=artifact.sha256)
-    size = len(artifact.content)
-    told = 0
-    for begin in range(0, size, CHUNK_BYTES):
-        chunk = artifact.content[begin : begin + CHUNK_BYTES]
-        yield management_pb2.UploadArtifactRequest(chunk=chunk)
-        sent = begin + len(chunk)
-        if size >= _LARGE_BYTES and (sent - told >= size / _MAX_REPORTS or sent == size):
-            told = sent
-            on_sent(f"uploaded {sent >> 20} of {size >> 20} MiB")

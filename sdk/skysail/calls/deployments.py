@@ -12,25 +12,24 @@ from skysail.artifact.build import Artifact, build_artifact
 from skysail.artifact.requirements import read_requirements
 from skysail.calls.deployment_requests import (
     deploy_request,
-    upload_requests,
 )
 from skysail.calls.promotion_warning import warn_if_not_current
 from skysail.calls.retries import LostConnection, RetryPolicy
 from skysail.calls.scaling import ScalingCalls
+from skysail.calls.uploads import UploadCalls
 from skysail.descriptions import DeployEvent, Version
-from skysail.progress import UPLOADING, OnEvent, show_events, show_local_run
+from skysail.progress import OnEvent, show_events, show_local_run
 from skysail.sentinels import NOT_GIVEN
 from skysail_common.errors import ArtifactNotFound, DeployFailed, Unavailable
 from skysail_common.resources import ResourceChanges
 from skysail_protos.v1 import management_pb2
 
 _DEPLOY_TIMEOUT_S = 3600.0
-_UPLOAD_TIMEOUT_S = 3600.0
 _OF_REPLICA = re.compile(r"^\S+:\S+/\d+ failed: ")
 
 
 @checked
-class DeploymentCalls(ScalingCalls):
+class DeploymentCalls(ScalingCalls, UploadCalls):
     """Calls about deployments."""
 
     async def deploy(
@@ -266,26 +265,6 @@ class DeploymentCalls(ScalingCalls):
         )
         with show_events(model, version, on_event, progress) as see:
             return await self._await_deployment(request, see, RetryPolicy())
-
-    async def _upload(
-        self, artifact: Artifact, on_event: OnEvent | None, retries: RetryPolicy
-    ) -> None:
-        def on_sent(message: str) -> None:
-            if on_event is not None:
-                on_event(DeployEvent(UPLOADING, message, "", "", 0, 0))
-
-        find = management_pb2.FindArtifactRequest(sha256=artifact.sha256)
-        found = await self._call(
-            lambda stub: stub.FindArtifact(find, timeout=self._timeout_s), retries=retries
-        )
-        if not found.is_stored:
-            await self._call(
-                lambda stub: stub.UploadArtifact(
-                    upload_requests(artifact, on_sent), timeout=_UPLOAD_TIMEOUT_S
-                ),
-                retries=retries,
-                limit_s=_UPLOAD_TIMEOUT_S,
-            )
 
     async def _await_deployment(
         self, request: management_pb2.DeployRequest, on_event: OnEvent | None, retries: RetryPolicy

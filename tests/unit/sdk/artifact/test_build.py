@@ -1,11 +1,9 @@
 import hashlib
 import importlib.metadata
-import io
 import json
 import pickle
 import platform
 import re
-import zipfile
 from functools import partial
 from typing import Any
 
@@ -17,8 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 import skysail_common
-from skysail.artifact.build import Artifact, build_artifact
-from skysail_common.artifacts import read_manifest
+from skysail.artifact.build import build_artifact
+from skysail_common.artifacts import parse_manifest
 from skysail_common.errors import InvalidInput, ModelFailed
 from skysail_common.model_functions import LIST_OUTPUT
 from skysail_common.tensors import (
@@ -30,17 +28,13 @@ from skysail_common.tensors import (
     TensorSpec,
     to_numpy,
 )
+from skysail_testing.artifacts import members_of
 from skysail_testing.examples import examples
 
 # Definitions of this module are pickled by value, as those of a notebook are.
 __name__, __package__ = "__main__", None
 
 X = np.arange(6.0).reshape(2, 3)
-
-
-def members(artifact: Artifact) -> dict[str, bytes]:
-    with zipfile.ZipFile(io.BytesIO(artifact.content)) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
 
 
 def specs_of(specs: tuple[TensorSpec, ...]) -> list[tuple[str, str, list[int], str]]:
@@ -80,7 +74,7 @@ def test_the_signature_is_inferred_from_any_numeric_array(datatype, shape, data)
     spec = TensorSpec("x", datatype, (-1, *shape[1:]))
     assert artifact.signature.inputs == (spec,)
     assert artifact.signature.outputs[0].datatype is datatype
-    stored = members(artifact)["example/0/0.bin"]
+    stored = members_of(artifact)["example/0/0.bin"]
     assert to_numpy(Tensor("x", datatype, shape, stored)).tobytes() == example.tobytes()
 
 
@@ -102,7 +96,7 @@ def test_the_signature_is_inferred_from_whole_byte_strings():
     artifact = build_artifact(lambda x: x, example=[b"\x00\xff\x00", b"a"])
     assert specs_of(artifact.signature.inputs) == [("x", "BYTES", [-1], "BINARY")]
     assert specs_of(artifact.signature.outputs) == [("output", "BYTES", [-1], "BINARY")]
-    stored = Tensor("x", DataType.BYTES, (2,), members(artifact)["example/0/0.bin"])
+    stored = Tensor("x", DataType.BYTES, (2,), members_of(artifact)["example/0/0.bin"])
     assert to_numpy(stored).tolist() == [b"\x00\xff\x00", b"a"]
 
 
@@ -198,7 +192,7 @@ def test_an_input_type_stands_for_a_function_that_takes_a_list(name):
     assert artifact.signature.input_type is InputType.named(name)
     assert artifact.signature.inputs[0].name == "input"
     assert artifact.signature.outputs == (LIST_OUTPUT,)
-    assert not any(name.startswith("example") for name in members(artifact))
+    assert not any(name.startswith("example") for name in members_of(artifact))
 
 
 @pytest.mark.parametrize("arguments", [{}, {"example": X, "input_type": "doubles"}])
@@ -293,16 +287,16 @@ def test_the_example_is_not_changed_by_the_function():
     example = np.ones((1, 2))
     artifact = build_artifact(spoil, example=example)
     assert example.tolist() == [[1, 1]]
-    assert np.frombuffer(members(artifact)["example/0/0.bin"]).tolist() == [1, 1]
+    assert np.frombuffer(members_of(artifact)["example/0/0.bin"]).tolist() == [1, 1]
 
 
 def test_an_artifact_holds_what_a_replica_needs():
     artifact = build_artifact(lambda x: x * 2, example=X, requirements=["numpy>=1.24"])
-    found = members(artifact)
+    found = members_of(artifact)
     assert list(found) == ["manifest.json", "example/0/0.bin", "model.pkl"]
     assert np.frombuffer(found["example/0/0.bin"]).tolist() == X.ravel().tolist()
     assert pickle.loads(found["model.pkl"])(3) == 6
-    assert read_manifest(io.BytesIO(artifact.content)) == artifact.manifest
+    assert parse_manifest(found["manifest.json"]) == artifact.manifest
     assert artifact.manifest.python_version == platform.python_version()
     assert artifact.manifest.skysail_version == skysail_common.__version__
     assert artifact.manifest.requirements == ("numpy>=1.24",)
@@ -312,7 +306,7 @@ def test_examples_are_kept_in_the_order_of_the_signature():
     artifact = build_artifact(
         lambda b, a: a, example={"b": np.array([1, 2]), "a": np.array([3.5, 4])}
     )
-    found = members(artifact)
+    found = members_of(artifact)
     assert np.frombuffer(found["example/0/0.bin"], "i8").tolist() == [1, 2]
     assert np.frombuffer(found["example/0/1.bin"], "f8").tolist() == [3.5, 4]
     assert artifact.manifest.examples == (((2,), (2,)),)
@@ -326,7 +320,7 @@ def test_the_same_function_gives_the_same_sha_256():
 
     first = build_artifact(predict, example=X)
     second = build_artifact(predict, example=X)
-    assert first.sha256 == second.sha256 == hashlib.sha256(first.content).hexdigest()
+    assert first.sha256 == second.sha256 == hashlib.sha256(first.manifest_bytes).hexdigest()
 
 
 @pytest.mark.parametrize(
@@ -379,11 +373,11 @@ def test_a_package_that_only_the_code_imports_is_recorded_although_it_did_not_ru
 
     artifact = build_artifact(predict, input_type="strings")
     assert artifact.manifest.packages["httpx"] == importlib.metadata.version("httpx")
-    assert not any(name.startswith("modules/") for name in members(artifact))
+    assert not any(name.startswith("modules/") for name in members_of(artifact))
 
 
 def test_the_manifest_is_canonical_json():
-    content = members(build_artifact(lambda x: x, example=X))["manifest.json"].decode()
+    content = members_of(build_artifact(lambda x: x, example=X))["manifest.json"].decode()
     assert content == json.dumps(json.loads(content), sort_keys=True, separators=(",", ":"))
 
 

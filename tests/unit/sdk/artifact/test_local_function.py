@@ -9,21 +9,18 @@ import numpy as np
 import pytest
 
 from skysail.artifact.build import Artifact, build_artifact
-from skysail_common.artifact_files import unpack_archive
 from skysail_common.call_style import CallStyle
 from skysail_common.errors import InvalidInput, ModelFailed
 from skysail_model_server.model import Model
 from skysail_model_server.model_loader import load_model
+from skysail_testing.artifacts import lay_out
 
 # Definitions of this module are pickled by value, as those of a notebook are.
 __name__, __package__ = "__main__", None
 
 
 def in_replica(tmp_path: Path, artifact: Artifact) -> Model:
-    (tmp_path / "a.zip").write_bytes(artifact.content)
-    work = tmp_path / "work"
-    work.mkdir()
-    return load_model(unpack_archive(tmp_path / "a.zip", work))
+    return load_model(lay_out(artifact, tmp_path / "work"))
 
 
 def shapes(artifact: Artifact) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:

@@ -1,7 +1,5 @@
 import importlib
-import io
 import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +8,10 @@ import pytest
 
 from skysail.artifact.build import Artifact, build_artifact
 from skysail.artifact.local_modules import own_frames
-from skysail_common.artifact_files import unpack_archive
 from skysail_common.errors import InvalidInput
 from skysail_common.model_functions import call_function
 from skysail_model_server.model_loader import load_model
+from skysail_testing.artifacts import lay_out, members_of
 
 # Definitions of this module are pickled by value, as those of a notebook are.
 __name__, __package__ = "__main__", None
@@ -22,12 +20,11 @@ X = np.arange(6.0).reshape(2, 3)
 
 
 def modules_of(artifact: Artifact) -> dict[str, str]:
-    with zipfile.ZipFile(io.BytesIO(artifact.content)) as archive:
-        return {
-            name.removeprefix("modules/"): archive.read(name).decode()
-            for name in archive.namelist()
-            if name.startswith("modules/")
-        }
+    return {
+        name.removeprefix("modules/"): content.decode()
+        for name, content in members_of(artifact).items()
+        if name.startswith("modules/")
+    }
 
 
 def modules_for(function: Any) -> list[str]:
@@ -250,11 +247,11 @@ def test_a_replica_that_has_none_of_the_modules_answers_as_the_user_did(
     )
     write("mine_r_late.py", "FACTOR = 2")
     function = load("mine_r.model").predict
-    (tmp_path / "artifact").write_bytes(build_artifact(function, example=X).content)
+    files = lay_out(build_artifact(function, example=X), tmp_path / "work")
     for name in [name for name in sys.modules if name.startswith("mine_r")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path != str(user_dir)])
-    model = load_model(unpack_archive(tmp_path / "artifact", tmp_path / "work"))
+    model = load_model(files)
     try:
         assert model.predict([X], 2)[0].tolist() == (X * 2).tolist()
         assert str(tmp_path / "work") in sys.modules["mine_r_late"].__file__

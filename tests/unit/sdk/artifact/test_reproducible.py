@@ -356,10 +356,10 @@ def test_a_submodule_that_is_loaded_meanwhile_is_not_content(write, monkeypatch)
     assert pickle_function(function).content == before
 
 
-def test_the_zip_is_the_same(tmp_path: Path):
+def test_the_artifact_is_the_same(tmp_path: Path):
     def predict(x):
         return x
 
-    one, two = (build_artifact(predict, example=X).content for _ in range(2))
+    one, two = (build_artifact(predict, example=X).manifest_bytes for _ in range(2))
     assert one == two
     assert hashlib.sha256(one).hexdigest() == build_artifact(predict, example=X).sha256
