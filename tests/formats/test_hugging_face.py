@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import skysail
 from formats import unpacked
 from formats.cases.hugging_face import TEXTS, folder_of, pipeline
 from skysail.artifact.build import build_artifact
@@ -65,6 +66,18 @@ def test_texts_are_continued(tmp_path: Path):
     for text, each in zip(texts, found, strict=True):
         assert each.startswith(text)
     assert answers(folder, tmp_path / "b", texts[:1]) == [pipe(texts[0])[0]["generated_text"]]
+
+
+def test_generation_takes_parameters(tmp_path: Path, client: skysail.Client):
+    version = client.deploy(folder_of("GPT2LMHeadModel", 0, tmp_path), name="story")
+    prompt = "the film was"
+    pipe = pipeline(tmp_path / "GPT2LMHeadModel", "text-generation")
+    params = {"max_new_tokens": 7, "do_sample": False}
+    found = client.predict("story", prompt, params=params).outputs["generated_text"]
+    assert found == pipe(prompt, **params)[0]["generated_text"]
+    with pytest.raises(skysail.SkysailError, match="parameter 'weights': known are do_sample"):
+        client.predict("story", prompt, params={"weights": 1})
+    client.undeploy("story", version.version, force=True)
 
 
 def test_long_texts_are_cut(tmp_path: Path):

@@ -28,6 +28,7 @@ from skysail.artifact.state_snapshot import preserve_state
 from skysail.artifact.stated_signature import check_examples
 from skysail.artifact.user_files import files_below, user_files
 from skysail.packaging.base import BlobSource, Packaged, PackagingOptions, recognise
+from skysail.packaging.saved_files import removed_on_failure
 from skysail_common import __version__
 from skysail_common.artifacts import (
     DATA_DIRECTORY,
@@ -149,7 +150,10 @@ def build_artifact(
         )
     travelling = user_files(files or {})
     code = _PickledCode.of(packaged)
-    with preserve_state(code.functions, code.instances):
+    with (
+        preserve_state(code.functions, code.instances),
+        removed_on_failure(packaged.temporary),
+    ):
         learned = _learn(
             packaged,
             _context(travelling, files or {}),
@@ -275,11 +279,9 @@ def _stated(
             "batch= out"
         )
     local = None
-    style = CallStyle(packaged.calling)
+    style = CallStyle(packaged.calling, takes_params=packaged.takes_params)
     if batches and packaged.open is not None:
-        function = packaged.open(context)
-        style = calls.style(function, packaged.calling)
-        local = LocalFunction(function, style)
+        local = LocalFunction(packaged.open(context), style)
     return _Learned(signature, style, check_examples(local, signature, batches))
 
 

@@ -63,6 +63,8 @@ class Packaged:
     """Inputs and outputs, if the format states them."""
     calling: Calling = "mapping"
     """Form of the arguments, if the format states the signature."""
+    takes_params: bool = False
+    """True if the model gets the parameters of queries, if the format states the signature."""
     example: Any = None
     """Example that came with the model."""
     temporary: tuple[TemporaryDirectory[str], ...] = ()

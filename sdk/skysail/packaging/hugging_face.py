@@ -12,6 +12,7 @@ from skysail_common.loaders.base import ModelContext
 from skysail_common.loaders.hugging_face import (
     CONFIG_FILE,
     FOLDER,
+    GENERATION,
     HuggingFaceLoader,
     read_config,
     task_of,
@@ -73,4 +74,5 @@ def _of_folder(path: Path, wanted: str | None) -> Packaged:
         data={FOLDER: path},
         requirements=pinned("transformers", "torch"),
         signature=task_signature(task, config),
+        takes_params=task == GENERATION,
     )

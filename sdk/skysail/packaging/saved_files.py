@@ -1,6 +1,6 @@
 """Files in which formats save their models."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from os import PathLike
@@ -24,10 +24,18 @@ def path_of(source: Any) -> Path | None:
 def temporary_directory() -> Iterator[TemporaryDirectory[str]]:
     """Make a directory for files that travel, which stays unless the block fails."""
     directory = TemporaryDirectory(prefix="skysail-model-")
-    try:
+    with removed_on_failure([directory]):
         yield directory
+
+
+@contextmanager
+def removed_on_failure(directories: Iterable[TemporaryDirectory[str]]) -> Iterator[None]:
+    """Remove directories if the block fails."""
+    try:
+        yield
     except BaseException:
-        directory.cleanup()
+        for directory in directories:
+            directory.cleanup()
         raise
 
 

@@ -20,6 +20,11 @@ FOLDER = "model"
 CONFIG_FILE = "config.json"
 
 INPUT = "text"
+GENERATION = "text-generation"
+"""Task whose queries may have parameters."""
+_PARAMS = (
+    "do_sample", "max_new_tokens", "min_new_tokens", "repetition_penalty", "temperature", "top_k", "top_p",
+)  # fmt: skip
 _TEXTS = TensorSpec(INPUT, DataType.BYTES, (-1,), Content.TEXT)
 _VALUES = TensorSpec(OUTPUT_NAME, DataType.BYTES, (-1,), Content.JSON_OR_TEXT)
 _EMBEDDING = "embedding"
@@ -30,15 +35,15 @@ _OUTPUTS = {
     ),
     "token-classification": (_VALUES,),
     "fill-mask": (_VALUES,),
-    "text-generation": (TensorSpec("generated_text", DataType.BYTES, (-1,), Content.TEXT),),
+    GENERATION: (TensorSpec("generated_text", DataType.BYTES, (-1,), Content.TEXT),),
     "feature-extraction": (TensorSpec(_EMBEDDING, DataType.FP32, (-1, -1)),),
 }
 _TASKS = {
     "ForSequenceClassification": "text-classification",
     "ForTokenClassification": "token-classification",
     "ForMaskedLM": "fill-mask",
-    "ForCausalLM": "text-generation",
-    "LMHeadModel": "text-generation",
+    "ForCausalLM": GENERATION,
+    "LMHeadModel": GENERATION,
     "Model": "feature-extraction",
 }
 """Task by the end of the name of the class."""
@@ -132,9 +137,9 @@ class HuggingFaceLoader(Loader):
         _prepare_tokenizer(pipeline)
         answer = _ANSWERS[self.options["task"]]
 
-        def predict(inputs: Any) -> Any:
+        def predict(inputs: Any, *, params: Mapping[str, Any] | None = None) -> Any:
             texts = inputs[INPUT] if isinstance(inputs, Mapping) else inputs
-            return answer(pipeline, [str(text) for text in texts])
+            return answer(pipeline, [str(text) for text in texts], **_checked(params or {}))
 
         return predict
 
@@ -151,6 +156,21 @@ def _prepare_tokenizer(pipeline: Any) -> None:
     longest = getattr(config, "max_position_embeddings", None)
     if tokenizer.model_max_length > _NO_LIMIT and longest:
         tokenizer.model_max_length = longest
+
+
+def _checked(params: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the parameters of a query.
+
+    Raises:
+        InvalidInput: one is unknown.
+    """
+    for name in params:
+        if name not in _PARAMS:
+            raise InvalidInput(
+                f"cannot generate with the parameter {name!r}: known are {', '.join(_PARAMS)}; "
+                "correct params"
+            )
+    return params
 
 
 def _labels(pipeline: Any, texts: Sequence[str]) -> dict[str, Any]:
@@ -173,10 +193,10 @@ def _fillings(pipeline: Any, texts: Sequence[str]) -> dict[str, Array]:
     return _values([answers] if len(texts) == 1 else answers)
 
 
-def _continuations(pipeline: Any, texts: Sequence[str]) -> dict[str, Any]:
+def _continuations(pipeline: Any, texts: Sequence[str], **params: Any) -> dict[str, Any]:
     # Padding on the right would come between the text and its continuation.
     pipeline.tokenizer.padding_side = "left"
-    answers = pipeline(texts, batch_size=_batch_size(pipeline, texts))
+    answers = pipeline(texts, batch_size=_batch_size(pipeline, texts), **params)
     return {"generated_text": np.array([each[0]["generated_text"] for each in answers], object)}
 
 
@@ -208,10 +228,10 @@ def _values(answers: Sequence[Any]) -> dict[str, Array]:
     return {OUTPUT_NAME: array}
 
 
-_ANSWERS: dict[str, Callable[[Any, Sequence[str]], dict[str, Any]]] = {
+_ANSWERS: dict[str, Callable[..., dict[str, Any]]] = {
     "text-classification": _labels,
     "token-classification": _entities,
     "fill-mask": _fillings,
-    "text-generation": _continuations,
+    GENERATION: _continuations,
     "feature-extraction": _embeddings,
 }
