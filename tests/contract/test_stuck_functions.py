@@ -30,27 +30,92 @@ def keeps_the_interpreter(x):
     return x
 
 
+async def awaits(x):
+    import asyncio
+
+    if x.max() > 0:
+        await asyncio.Event().wait()
+    return x
+
+
+async def keeps_the_interpreter_later(x):
+    import ctypes
+
+    if x.max() > 0:
+        ctypes.PyDLL(None).sleep(60)
+    return x
+
+
+class Checked:
+    def predict(self, x):
+        self.is_called = x.max() > 0
+        return x
+
+    def check_health(self):
+        import threading
+
+        if getattr(self, "is_called", False):
+            threading.Event().wait()
+
+
+SINGLE = {"batch": False, "max_concurrency": 2}
+
+
 @pytest.mark.parametrize("name", ["grpc", "native"])
 @pytest.mark.parametrize(
-    ("function", "status", "reason"),
+    ("function", "style", "status", "reason"),
     [
         (
             waits,
+            {},
             ExitCode.STUCK,
             r"no result after \d s, in waits, line 4 of its code \(wait, threading\.py line \d+\)",
         ),
         # The faulthandler alone can still act, and it always exits with the same status.
         (
             keeps_the_interpreter,
+            {},
             1,
             r"no result after \d s, with the interpreter held, in keeps_the_interpreter, "
             r"line \d of its code",
         ),
+        # The call waits on another thread than the main thread.
+        (
+            waits,
+            SINGLE,
+            ExitCode.STUCK,
+            r"no result after \d s, in waits, line 4 of its code \(wait, threading\.py line \d+\)",
+        ),
+        # No thread runs the call.
+        (
+            awaits,
+            {},
+            ExitCode.STUCK,
+            r"no result after \d s, in awaits, line 4 of its code \(wait, locks\.py line \d+\)",
+        ),
+        (
+            keeps_the_interpreter_later,
+            {},
+            1,
+            r"no result after \d s, with the interpreter held, in keeps_the_interpreter_later, "
+            r"line \d of its code",
+        ),
+        (
+            Checked,
+            {},
+            ExitCode.STUCK,
+            r"no result after \d s, in check_health, line 4 of its code "
+            r"\(wait, threading\.py line \d+\)",
+        ),
     ],
 )
-async def test_a_stuck_function_ends_its_replica(name, function, status, reason, tmp_path: Path):
-    artifact = build_artifact(function, example=np.zeros((1, 1)))
-    async with running_model_server(artifact, name, tmp_path, STUCK_AFTER_S="0.5") as server:
+async def test_a_stuck_function_ends_its_replica(
+    name, function, style, status, reason, tmp_path: Path
+):
+    example = np.zeros(1) if style else np.zeros((1, 1))
+    artifact = build_artifact(function, example=example, **style)
+    settings = {"STUCK_AFTER_S": "0.5", "CHECK_HEALTH_S": "0.2"}
+    async with running_model_server(artifact, name, tmp_path, **settings) as server:
         results = Results()
         link = await server.connect(results)
         link.send(batch_of(1, 0.0))

@@ -142,6 +142,7 @@ def test_functions_of_one_input_coroutines_and_parameters(
     cluster: RunningCluster, client: skysail.Client, tmp_path: Path
 ):
     headings = (
+        "Health checks of a model",
         "Take one input at a time",
         "Wait for others in coroutines",
         "Take parameters of queries",

@@ -17,6 +17,8 @@ from skysail_testing import call_models
 from skysail_testing.clusters import RunningCluster
 from skysail_testing.processes import eventually
 
+pytestmark = pytest.mark.transport
+
 WAIT_S = 20.0
 ONES = np.ones(4)
 

@@ -45,3 +45,19 @@ async def never(x):
 def over(x, *, params):
     """Return whether each number is over the threshold of its query."""
     return x > params.get("threshold", 0.5)
+
+
+class Checked:
+    """A model that is unhealthy while its work directory has a file `ill`."""
+
+    def predict(self, x):
+        return x + 1
+
+    def check_health(self):
+        if Path("ill").exists():
+            raise ConnectionError("lost the device")
+
+    def on_unhealthy(self, error):
+        if Path("curable").exists():
+            Path("ill").unlink()
+            Path("curable").unlink()

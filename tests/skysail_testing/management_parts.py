@@ -114,6 +114,7 @@ class ManagementParts:
             prepare_timeout_s=900.0,
             drain_timeout_s=30.0,
             stuck_after_s=300.0,
+            check_health_s=10.0,
             warm_up_s=0.5,
             log_format="console",
         )

@@ -18,6 +18,10 @@ STUCK = "function is stuck"
 """Prefix of the duration and place of a call that does not return; the replica ends."""
 
 
+UNHEALTHY = "model is unhealthy"
+"""Prefix of the error of the model's `check_health`; the replica ends."""
+
+
 def place_of(function: str, file: str, line: int) -> str:
     """Return a place in the user's code, for people.
 

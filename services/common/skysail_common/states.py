@@ -33,3 +33,5 @@ class ExitCode(enum.IntEnum):
     """A model server ended itself because the user's function ran out of memory in several batches."""
     UNAVAILABLE = 69
     """A service that the process needs did not answer; a retry may help."""
+    UNHEALTHY = 70
+    """A model server ended itself because the model's own `check_health` failed."""

@@ -153,6 +153,7 @@ class ManagementService:
             prepare_timeout_s=settings.prepare_timeout_s,
             drain_timeout_s=settings.drain_timeout_s,
             stuck_after_s=settings.stuck_after_s,
+            check_health_s=settings.check_health_s,
             warm_up_s=settings.warm_up_s,
             log_format=settings.log_format,
             max_concurrent_starts=settings.max_concurrent_starts,

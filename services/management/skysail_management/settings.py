@@ -106,6 +106,10 @@ class ManagementSettings(ServiceSettings):
     """Time after which a call of a model's function counts as stuck, in seconds, if it also exceeds
     20 times the usual time of such calls. Its replica is then replaced. 0 means never."""
 
+    check_health_s: float = Field(10.0, ge=0)
+    """Time between two calls of a model's `check_health`, in seconds, for a model that has one. A
+    replica whose model stays unhealthy is replaced. 0 for no calls."""
+
     max_artifact_bytes: int = Field(64 * 1024**3, gt=0)
     """Size limit of an artifact in bytes: of its model, code and data files together, unpacked. The
     limit is checked before they are sent. Files that several versions share are stored once."""

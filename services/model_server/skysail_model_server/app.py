@@ -10,20 +10,23 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from skysail_common.artifact_files import UnpackedArtifact
-from skysail_common.errors import InvalidInput, SkysailError, Unavailable
+from skysail_common.clock import MONOTONIC, NEVER
+from skysail_common.errors import FailedPrecondition, InvalidInput, SkysailError, Unavailable
 from skysail_common.identifiers import ReplicaId
 from skysail_common.loaders.base import ModelContext
 from skysail_common.process.settings import read_settings
-from skysail_common.replica_events import NOT_LOADED
+from skysail_common.replica_events import NOT_LOADED, UNHEALTHY
 from skysail_common.states import ExitCode
 from skysail_model_server.device import choose_device
-from skysail_model_server.execution import MAX_LOST_BATCHES, Execution
+from skysail_model_server.execution import MAX_LOST_BATCHES, Execution, error_text
 from skysail_model_server.forks import close_connections, end_fork
 from skysail_model_server.io_thread import IoThread
 from skysail_model_server.memory import limit_memory, out_of_memory
 from skysail_model_server.model import Model
+from skysail_model_server.model_health import ModelHealth
 from skysail_model_server.model_loader import LoadFailed, load_model
 from skysail_model_server.output_streams import open_output_streams
 from skysail_model_server.process_exit import exit_with_error, exit_within_grace
@@ -76,8 +79,10 @@ class ModelServer:
     def serve(self, model: Model) -> None:
         """Run batches until a signal stops the replica."""
         server = self._io.serve(model)
-        execution = Execution(model, self._io.watchdog, self._stop_out_of_memory)
-        server.run(execution)
+        watchdog = self._io.watchdog
+        interval_s = self._settings.check_health_s or NEVER
+        health = ModelHealth(model.hooked, interval_s, MONOTONIC, watchdog, self._end_unhealthy)
+        server.run(Execution(model, watchdog, self._stop_out_of_memory, health))
 
     def drain(self) -> ExitCode:
         """Wait until the I/O thread has sent all results, and return the exit status."""
@@ -92,6 +97,14 @@ class ModelServer:
     def _stop_out_of_memory(self) -> None:
         self._status = ExitCode.OUT_OF_MEMORY
         self._io.signals.stop()
+
+    def _end_unhealthy(self, error: BaseException) -> NoReturn:
+        """End the process at once: frontends send its queued batches to other replicas."""
+        cause = error_text(error)
+        # Management reads this line, because the log is its only source after the end of a replica.
+        log.error("%s: %s", UNHEALTHY, cause, exc_info=error)
+        failure = FailedPrecondition(f"the model is unhealthy: {cause}")
+        exit_with_error(failure, ExitCode.UNHEALTHY, self._settings.log_format)
 
     def _load(self) -> Model:
         settings = self._settings

@@ -9,6 +9,7 @@ import queue
 from dataclasses import dataclass
 from time import perf_counter_ns
 
+from skysail_common.clock import NEVER
 from skysail_common.identifiers import ReplicaId
 from skysail_common.rpc.contract import Stream, Transport
 from skysail_model_server.batch_server import (
@@ -64,9 +65,18 @@ class AsyncioBatchServer(BatchServer):
 
     def run(self, execution: Execution) -> None:
         """Answer batches on the main thread (see `BatchServer`)."""
-        while (job := self._jobs.get()) is not None:
+        while True:
+            idle_s = execution.idle_s()
+            try:
+                job = self._jobs.get(timeout=None if idle_s == NEVER else idle_s)
+            except queue.Empty:
+                execution.check_health()
+                continue
+            if job is None:
+                return
             result = answer(execution, job.batch, job.arrived_ns)
             self._loop.call_soon_threadsafe(self._finished, job, result)
+            execution.check_health()
 
     async def drain(self) -> None:
         """Finish the batches in flight (see `BatchServer`)."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from time import perf_counter_ns
 from types import TracebackType
 
+from skysail_common.clock import NEVER
 from skysail_common.errors import InvalidInput, ModelFailed, SkysailError, Status
 from skysail_common.model_functions import CALLERS
 from skysail_common.replica_events import place_of
@@ -18,6 +19,7 @@ from skysail_model_server.batches import BatchInputs, BatchOutputs
 from skysail_model_server.call_watchdog import CallWatchdog
 from skysail_model_server.memory import memory_advice
 from skysail_model_server.model import Model
+from skysail_model_server.model_health import ModelHealth
 from skysail_protos.v1 import model_server_pb2
 
 log = logging.getLogger(__name__)
@@ -38,6 +40,7 @@ class Execution:
         model: Model,
         watchdog: CallWatchdog,
         on_out_of_memory: Callable[[], None] = lambda: None,
+        health: ModelHealth | None = None,
     ) -> None:
         """Prepare the execution of batches.
 
@@ -46,11 +49,22 @@ class Execution:
             watchdog: Watchdog of calls that do not return.
             on_out_of_memory: Callback after several consecutive batches failed for lack of memory
                 and the example fails too.
+            health: Checks of the model between batches; None for none.
         """
         self._model = model
         self._watchdog = watchdog
         self._on_out_of_memory = on_out_of_memory
+        self._health = health
         self._num_lost_batches = 0
+
+    def idle_s(self) -> float:
+        """Return how long the main thread may wait for a batch, in seconds; `NEVER` for no limit."""
+        return NEVER if self._health is None else self._health.due_in_s()
+
+    def check_health(self) -> None:
+        """Check the model if a check is due."""
+        if self._health is not None:
+            self._health.check_if_due()
 
     def run(self, batch: model_server_pb2.Batch) -> model_server_pb2.BatchResult:
         """Return the result of a batch; errors of user code become errors of queries."""
@@ -174,6 +188,12 @@ def _status_and_text(error: BaseException) -> tuple[Status, str]:
     if isinstance(error, MemoryError):
         message += memory_advice()
     return ModelFailed.status, message
+
+
+def error_text(error: BaseException) -> str:
+    """Return an error of user code with its place, in one line."""
+    _, message = _status_and_text(error)
+    return message.replace("\n", " ")
 
 
 def _cut(text: str, max_bytes: int) -> str:

@@ -42,6 +42,22 @@ def _is_at(descriptor: int, listen_address: str) -> bool:
     return isinstance(address, tuple) and address[1] == split_host_port(listen_address)[1]
 
 
+class ForkGuard:
+    """A guard that ends forks of the process that created it."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+
+    def end_here(self, error: BaseException | None = None) -> None:
+        """End this process if it is a fork, because a fork must not act as the replica.
+
+        Args:
+            error: The error with which the user code ended; None if it returned.
+        """
+        if os.getpid() != self._pid:
+            end_fork(error)
+
+
 def end_fork(error: BaseException | None) -> NoReturn:
     """End this process, a fork whose user code has returned or raised, like a script."""
     status = 0

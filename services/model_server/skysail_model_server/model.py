@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from types import FrameType
+from typing import Any
 
 from skysail_common.call_style import CallStyle
-from skysail_common.frames.columns import FrameBuilder
 from skysail_common.loaders.base import Loader
 from skysail_common.model_functions import Function
 from skysail_common.tensors import Array, Signature
@@ -23,7 +23,6 @@ class Model:
         signature: Signature,
         artifact_sha256: str = "",
         loader: Loader | None = None,
-        frames: FrameBuilder | None = None,
     ) -> None:
         """Prepare the calls, which may start threads.
 
@@ -33,7 +32,6 @@ class Model:
             signature: Its inputs and outputs.
             artifact_sha256: SHA-256 of the artifact, which identifies the content.
             loader: Loader that made the function; None for a function of a test.
-            frames: Builder of the data frames that the function takes; None if it takes no frames.
         """
         self._loader = loader
         self.artifact_sha256 = artifact_sha256
@@ -45,8 +43,13 @@ class Model:
         """Longest call of the warm-up, in seconds."""
         self.example: Sequence[Array] = ()
         """Inputs [batch, …] that the function has answered once; empty without an example."""
-        self.function = UserFunction(function, style, signature, frames)
+        self.function = UserFunction(function, style, signature)
         self._calls = calls_of(self.function)
+
+    @property
+    def hooked(self) -> Any:
+        """Object that may have the hooks `check_health` and `on_unhealthy`; may be None."""
+        return None if self._loader is None else self._loader.hooked
 
     @property
     def takes_list(self) -> bool:

@@ -12,10 +12,12 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from math import ceil
 from time import perf_counter_ns
 
 from skysail_transport import CANCELLED, HALF_CLOSED, MESSAGE, OPENED, Engine, Limits
 
+from skysail_common.clock import NEVER
 from skysail_common.errors import SkysailError
 from skysail_common.identifiers import ReplicaId
 from skysail_common.rpc import reflection
@@ -87,10 +89,11 @@ class NativeBatchServer(BatchServer):
         """Answer batches on the main thread (see `BatchServer`)."""
         try:
             while not self._is_draining:
-                self._take(0 if self._waiting else _FOR_EVER_MS)
+                self._take(0 if self._waiting else _milliseconds(execution.idle_s()))
                 if self._waiting:
                     self._answer(self._waiting.popleft(), execution)
                 self._outgoing.flush()
+                execution.check_health()
             while self._waiting:
                 self._answer(self._waiting.popleft(), execution)
                 self._outgoing.flush()
@@ -171,3 +174,8 @@ class NativeBatchServer(BatchServer):
             self._outgoing.send(stream_id, with_backlog(result, self._backlog_us))
             # A batch is acknowledged after its computation, which bounds the sending of frontends.
             self._outgoing.acknowledge(stream_id, waiting.num_bytes)
+
+
+def _milliseconds(wait_s: float) -> int:
+    """Return the timeout of the engine for a wait, rounded up so that the wait is over after it."""
+    return _FOR_EVER_MS if wait_s == NEVER else ceil(wait_s * 1000)

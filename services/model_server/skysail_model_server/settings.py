@@ -88,6 +88,9 @@ class ModelServerSettings(ServiceSettings):
     """Time after which a call of the function counts as stuck, if it also takes 20 times as long as
     expected; the replica then ends, and another replaces it. 0 for never."""
 
+    check_health_s: float = Field(10.0, ge=0)
+    """Time between two calls of the model's `check_health`, if it has one; 0 for none."""
+
     max_queued_batches: int = Field(64, ge=1)
     """Largest number of waiting batches of one stream on grpc.aio; a full stream is not read. The
     limit of the native transport is 1 MiB of batches."""

@@ -1,12 +1,10 @@
 """The user's function with its signature: one call of it, and the outputs in its result."""
 
 import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 from skysail_common.call_style import CallStyle
-from skysail_common.frames.columns import FrameBuilder
 from skysail_common.model_functions import (
     Function,
     call_coroutine_function,
@@ -16,7 +14,7 @@ from skysail_common.model_functions import (
 )
 from skysail_common.row_outputs import row_outputs
 from skysail_common.tensors import Array, Signature
-from skysail_model_server.forks import end_fork
+from skysail_model_server.forks import ForkGuard
 
 
 class UserFunction:
@@ -25,19 +23,12 @@ class UserFunction:
     A fork that the function makes ends with the call in which it began.
     """
 
-    def __init__(
-        self,
-        function: Function,
-        style: CallStyle,
-        signature: Signature,
-        frames: FrameBuilder | None = None,
-    ) -> None:
+    def __init__(self, function: Function, style: CallStyle, signature: Signature) -> None:
         self.style = style
         self.signature = signature
         self._function = function
-        self._frames = frames
         self._names = [spec.name for spec in signature.inputs]
-        self._pid = os.getpid()
+        self._forks = ForkGuard()
 
     @property
     def takes_list(self) -> bool:
@@ -55,26 +46,26 @@ class UserFunction:
         Raises:
             BaseException: whatever the function raises.
         """
-        given = self._given(inputs)
+        given = dict(zip(self._names, self._lists(inputs), strict=True))
         try:
             result = call_function(self._function, self.style.calling, given, self._params(params))
         except BaseException as error:
-            self._end_if_fork(error)
+            self._forks.end_here(error)
             raise
-        self._end_if_fork()
+        self._forks.end_here()
         return result
 
     async def call_coroutine(self, inputs: Sequence[object], params: str = "") -> Any:
         """Return the result of one call of a coroutine function; see `call`."""
-        given = self._given(inputs)
+        given = dict(zip(self._names, self._lists(inputs), strict=True))
         try:
             result = await call_coroutine_function(
                 self._function, self.style.calling, given, self._params(params)
             )
         except BaseException as error:
-            self._end_if_fork(error)
+            self._forks.end_here(error)
             raise
-        self._end_if_fork()
+        self._forks.end_here()
         return result
 
     def outputs(self, result: Any, num_rows: int) -> list[Array]:
@@ -95,23 +86,14 @@ class UserFunction:
         outputs = row_outputs(result, self.style.calling)
         return checked_outputs(outputs, self.signature.outputs, 1)
 
-    def _given(self, inputs: Sequence[object]) -> dict[str, Any]:
-        """Return the inputs in the form for `call_function`."""
+    def _lists(self, inputs: Sequence[object]) -> Sequence[object]:
         if self.takes_list and self.style.batch:
             # The function may change its list.
-            inputs = [list(cast(Sequence[object], inputs[0]))]
-        given = dict(zip(self._names, inputs, strict=True))
-        if self._frames is None:
-            return given
-        return {"frame": self._frames.build(cast(Mapping[str, Array], given))}
+            return [list(cast(Sequence[object], inputs[0]))]
+        return inputs
 
     def _params(self, params: str) -> dict[str, Any] | None:
         if not self.style.takes_params:
             return None
         # Each call gets a dictionary of its own, because the function may change it.
         return cast(dict[str, Any], json.loads(params)) if params else {}
-
-    def _end_if_fork(self, error: BaseException | None = None) -> None:
-        """End this process if the function forked, because a fork must not act as the replica."""
-        if os.getpid() != self._pid:
-            end_fork(error)

@@ -6,7 +6,7 @@ import pytest
 
 from skysail_common.identifiers import ModelVersion, ReplicaId
 from skysail_common.process.logs import ConsoleFormatter, JsonFormatter
-from skysail_common.replica_events import NOT_LOADED, NOT_READY, STUCK
+from skysail_common.replica_events import NOT_LOADED, NOT_READY, STUCK, UNHEALTHY
 from skysail_common.states import ExitCode, ReplicaState
 from skysail_management.containers.base import Container
 from skysail_management.containers.exit_reasons import (
@@ -84,6 +84,17 @@ def test_report_explains_a_stuck_call(formatter):
     assert explain_exit(exit_reason(-9), log) == exit_reason(-9)
 
 
+@pytest.mark.parametrize("formatter", FORMATTERS)
+def test_report_explains_an_unhealthy_model(formatter):
+    log = "\n".join(
+        [line(formatter, "%s: %s", UNHEALTHY, "OSError: lost (in check_health, m.py line 7)"), "x"]
+    )
+    assert explain_exit(exit_reason(ExitCode.UNHEALTHY), log) == (
+        "unhealthy: its check_health failed: OSError: lost (in check_health, m.py line 7)"
+    )
+    assert explain_exit(exit_reason(ExitCode.UNHEALTHY), "") == exit_reason(ExitCode.UNHEALTHY)
+
+
 HELD = """\
 printed before
 Timeout (0:05:02)!
@@ -99,8 +110,9 @@ Thread 0x00007f3d (most recent call first):
 """
 
 
-def test_stacks_explain_a_call_that_held_the_interpreter():
-    assert stuck_call(HELD) == (
+@pytest.mark.parametrize("caller", ["call_function", "call_coroutine_function", "call_hook"])
+def test_stacks_explain_a_call_that_held_the_interpreter(caller):
+    assert stuck_call(HELD.replace("call_function", caller)) == (
         "no result after 302 s, with the interpreter held, in holds, models.py line 12 "
         "(<listcomp>, models.py line 12)"
     )

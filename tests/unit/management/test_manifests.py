@@ -59,6 +59,7 @@ SERVER_VARIABLES = {
     "SKYSAIL_MODEL_SERVER_MEMORY_LIMIT_MIB": "0",
     "SKYSAIL_MODEL_SERVER_NUM_THREADS": "2",
     "SKYSAIL_MODEL_SERVER_LOG_FORMAT": "console",
+    "SKYSAIL_MODEL_SERVER_CHECK_HEALTH_S": "0",
     "SKYSAIL_MODEL_SERVER_STUCK_AFTER_S": "0",
     "SKYSAIL_MODEL_SERVER_WARM_UP": "true",
     "SKYSAIL_MODEL_SERVER_WARM_UP_MAX_ROWS": "64",
@@ -209,6 +210,7 @@ def test_manifest_of_a_version_with_every_option():
         gpus=2,
         environment={"MODE": "fast", "OMP_NUM_THREADS": "7"},
         stuck_after_s=300.0,
+        check_health_s=10.0,
         warm_up=WarmUp(is_on=False, budget_s=2.0, max_rows=1),
         log_format="json",
     )
@@ -240,6 +242,7 @@ def test_manifest_of_a_version_with_every_option():
         "SKYSAIL_MODEL_SERVER_GPUS": "2",
         "SKYSAIL_MODEL_SERVER_MEMORY_LIMIT_MIB": "1024",
         "SKYSAIL_MODEL_SERVER_LOG_FORMAT": "json",
+        "SKYSAIL_MODEL_SERVER_CHECK_HEALTH_S": "10",
         "SKYSAIL_MODEL_SERVER_STUCK_AFTER_S": "300",
         "SKYSAIL_MODEL_SERVER_WARM_UP": "false",
         "SKYSAIL_MODEL_SERVER_WARM_UP_MAX_ROWS": "1",

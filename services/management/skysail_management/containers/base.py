@@ -75,6 +75,8 @@ class ReplicaSpec:
     stuck_after_s: float = 0.0
     """Time after which a call that also takes far longer than usual counts as stuck; 0 for
     never."""
+    check_health_s: float = 0.0
+    """Time between two calls of the model's `check_health`; 0 for none."""
     warm_up: WarmUp = WarmUp()
     log_format: str = "console"
     """`console` or `json`."""

@@ -6,7 +6,14 @@ import signal
 from dataclasses import replace
 from typing import Any
 
-from skysail_common.replica_events import NOT_LOADED, NOT_READY, STUCK, place_of, where_stuck
+from skysail_common.replica_events import (
+    NOT_LOADED,
+    NOT_READY,
+    STUCK,
+    UNHEALTHY,
+    place_of,
+    where_stuck,
+)
 from skysail_common.states import ExitCode
 from skysail_management.containers.base import Container
 
@@ -29,7 +36,7 @@ _OWN_KEYS = frozenset(
 # faulthandler writes this line for a function that holds the interpreter.
 _HELD = re.compile(r"^Timeout \((\d+):(\d+):(\d+)(?:\.\d+)?\)!$", re.MULTILINE)
 _FRAME = re.compile(r'^  File "(?P<file>[^"\n]*)", line (?P<line>\d+) in (?P<name>.+)$')
-_CALLER = "call_function"
+_CALLERS = ("call_function", "call_coroutine_function", "call_hook")
 
 
 def exit_reason(status: int | None) -> str:
@@ -42,6 +49,8 @@ def exit_reason(status: int | None) -> str:
         return "stuck: its function did not return; its log shows where it hung"
     if status == ExitCode.OUT_OF_MEMORY:
         return "out of memory: its function could not allocate memory; raise memory_mib"
+    if status == ExitCode.UNHEALTHY:
+        return "unhealthy: its check_health failed; its log has the error"
     if status == ExitCode.UNAVAILABLE:
         return "the model server cannot reach management"
     if status < 0:
@@ -55,6 +64,11 @@ def explain_exit(reason: str, log: bytes | str) -> str:
     """Return the reason why a replica ended, with the cause that its log reports."""
     if reason == exit_reason(ExitCode.LOAD_FAILED):
         return load_failure(log) or reason
+    if reason == exit_reason(ExitCode.UNHEALTHY):
+        cause = _last_report(
+            UNHEALTHY, log.decode(errors="replace") if isinstance(log, bytes) else log
+        )
+        return f"unhealthy: its check_health failed: {cause}" if cause else reason
     # A function that holds the interpreter ends the process with the status of any other failure.
     if reason not in (exit_reason(ExitCode.STUCK), exit_reason(ExitCode.FAILED)):
         return reason
@@ -153,7 +167,7 @@ def _places_of_call(stacks: str) -> list[str]:
         frame = _FRAME.match(line)
         if frame is None:
             places.clear()
-        elif frame["name"] == _CALLER:
+        elif frame["name"] in _CALLERS:
             return places
         else:
             places.append(place_of(frame["name"], frame["file"], int(frame["line"])))

@@ -121,6 +121,7 @@ def replica_environment(spec: ReplicaSpec, endpoint: str, default_gpus: int = 0)
         "SKYSAIL_MODEL_SERVER_MEMORY_LIMIT_MIB": str(spec.resources.memory_mib),
         **({"SKYSAIL_MODEL_SERVER_GPUS": f"{gpus:g}"} if gpus else {}),
         "SKYSAIL_MODEL_SERVER_STUCK_AFTER_S": f"{spec.stuck_after_s:g}",
+        "SKYSAIL_MODEL_SERVER_CHECK_HEALTH_S": f"{spec.check_health_s:g}",
         "SKYSAIL_MODEL_SERVER_WARM_UP": str(spec.warm_up.is_on).lower(),
         "SKYSAIL_MODEL_SERVER_WARM_UP_S": f"{budget_s:g}",
         "SKYSAIL_MODEL_SERVER_WARM_UP_MAX_ROWS": str(spec.warm_up.max_rows),

@@ -25,6 +25,7 @@ class ReconcilerOptions:
     prepare_timeout_s: float
     drain_timeout_s: float
     stuck_after_s: float
+    check_health_s: float
     warm_up_s: float
     log_format: str
     max_concurrent_starts: int = 0
@@ -73,6 +74,7 @@ def replica_spec(
         replace(resources, num_threads=num_threads or manager.default_threads(most)),
         environment=deployment.environment,
         stuck_after_s=options.stuck_after_s,
+        check_health_s=options.check_health_s,
         warm_up=WarmUp(
             is_on=deployment.warm_up,
             budget_s=options.warm_up_s,

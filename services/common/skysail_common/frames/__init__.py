@@ -1,1 +1,0 @@
-"""Data frames of pandas and polars as arrays by column, and back."""
