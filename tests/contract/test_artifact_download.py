@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -35,6 +34,7 @@ FILES = {
     **{f"modules/package/module_{index}.py": b"x = %d" % index for index in range(50)},
 }
 ARTIFACT = served_artifact(FILES)
+ONE_FILE = served_artifact({"data/large.bin": LARGE})
 
 
 @pytest.fixture
@@ -43,6 +43,7 @@ async def server() -> AsyncIterator[ArtifactServer]:
     await server.start()
     server.serve(VERSION, ARTIFACT)
     yield server
+    server.gate.set()
     await server.stop()
 
 
@@ -54,8 +55,7 @@ def access_to(server: ArtifactServer, artifact: ServedArtifact = ARTIFACT) -> Ar
 class Fetcher:
     """A process that fetches the artifact, like the init container of a pod."""
 
-    def __init__(self, server: ArtifactServer, directory: Path, cache: Path | None) -> None:
-        access = access_to(server)
+    def __init__(self, access: ArtifactAccess, directory: Path, cache: Path | None) -> None:
         settings = {
             "REPLICA_ID": access.replica_id,
             "TOKEN": access.token,
@@ -69,18 +69,60 @@ class Fetcher:
                 **os.environ,
                 **{f"SKYSAIL_MODEL_SERVER_{name}": value for name, value in settings.items()},
             },
-            stderr=subprocess.PIPE,
-            text=True,
+            stderr=subprocess.DEVNULL,
         )
 
     async def end(self) -> int:
         """Return the exit status."""
-        await asyncio.to_thread(self.process.communicate)
-        return self.process.returncode
+        return await asyncio.to_thread(self.process.wait, 60)
 
     async def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
+        self.process.kill()
         await self.end()
+
+
+class Node:
+    """A node whose processes fetch into directories of their own."""
+
+    def __init__(self, directory: Path, server: ArtifactServer) -> None:
+        self.directory = directory
+        self.cache = directory / "cache"
+        self.artifact = ARTIFACT
+        self.fetchers: list[Fetcher] = []
+        self._server = server
+
+    def fetch(self, name: str, *, has_cache: bool = True) -> Fetcher:
+        """Begin to fetch into the directory with this name."""
+        access = access_to(self._server, self.artifact)
+        cache = self.cache if has_cache else None
+        self.fetchers.append(Fetcher(access, self.directory / name, cache))
+        return self.fetchers[-1]
+
+    async def begun(self) -> None:
+        """Return when a part of a blob is on the disk."""
+        await asyncio.to_thread(
+            eventually,
+            lambda: any(each.stat().st_size for each in self.directory.rglob("partial/*")),
+        )
+
+
+@pytest.fixture
+async def node(server: ArtifactServer, tmp_path: Path) -> AsyncIterator[Node]:
+    node = Node(tmp_path, server)
+    yield node
+    for each in node.fetchers:
+        await each.kill()
+
+
+@pytest.fixture
+async def held_up(server: ArtifactServer, node: Node) -> Fetcher:
+    """A process that waits in the middle of a blob."""
+    node.artifact = ONE_FILE
+    server.serve(VERSION, ONE_FILE)
+    server.gate.clear()
+    fetcher = node.fetch("first")
+    await node.begun()
+    return fetcher
 
 
 async def test_all_files_arrive_read_only_and_equal_ones_once(server: ArtifactServer, tmp_path):
@@ -104,62 +146,48 @@ async def test_a_broken_download_continues_where_it_stopped(server: ArtifactServ
 
 
 @pytest.mark.parametrize("has_cache", [True, False])
-async def test_a_killed_download_resumes(server: ArtifactServer, tmp_path, has_cache: bool):
-    cache = tmp_path / "cache" if has_cache else None
+async def test_a_killed_download_resumes(server: ArtifactServer, node: Node, has_cache: bool):
     server.gate.clear()
-    first = Fetcher(server, tmp_path / "a", cache)
-    part = "partial" if has_cache else "a/.download/partial"
-    await asyncio.to_thread(
-        eventually, lambda: any(each.stat().st_size for each in tmp_path.rglob(f"{part}/*"))
-    )
+    first = node.fetch("a", has_cache=has_cache)
+    await node.begun()
     await first.kill()
     server.gate.set()
-    second = Fetcher(server, tmp_path / "a", cache)
-    assert await second.end() == ExitCode.OK
-    assert contents_in(tmp_path / "a")["data/large.bin"] == LARGE
-    # The processes of one node never receive what a killed one has written.
+    assert await node.fetch("a", has_cache=has_cache).end() == ExitCode.OK
+    assert contents_in(node.directory / "a")["data/large.bin"] == LARGE
+    # Only chunks that were under way at the kill are sent twice.
     assert server.num_blob_bytes <= ARTIFACT.num_blob_bytes + 8 * BLOB_CHUNK_BYTES
 
 
-async def test_the_replicas_of_a_node_fetch_a_blob_once(server: ArtifactServer, tmp_path):
-    cache = tmp_path / "cache"
-    fetchers = [Fetcher(server, tmp_path / str(index), cache) for index in range(3)]
+async def test_the_replicas_of_a_node_fetch_a_blob_once(server: ArtifactServer, node: Node):
+    fetchers = [node.fetch(name) for name in ("a", "b", "c")]
     assert [await each.end() for each in fetchers] == [ExitCode.OK] * 3
     assert server.num_blob_bytes == ARTIFACT.num_blob_bytes
-    for index in (1, 2):
-        assert (tmp_path / "0/data/large.bin").samefile(tmp_path / f"{index}/data/large.bin")
+    large = [node.directory / name / "data/large.bin" for name in ("a", "b", "c")]
+    assert large[0].samefile(large[1])
+    assert large[0].samefile(large[2])
 
 
-async def test_a_replica_takes_over_from_one_that_dies(server: ArtifactServer, tmp_path):
-    cache = tmp_path / "cache"
-    server.gate.clear()
-    first = Fetcher(server, tmp_path / "a", cache)
-    await asyncio.to_thread(
-        eventually, lambda: any(each.stat().st_size for each in cache.glob("partial/*"))
-    )
-    second = Fetcher(server, tmp_path / "b", cache)
-    sent = server.num_blob_bytes
-    await asyncio.to_thread(eventually, (tmp_path / "b" / "manifest.json").exists)
-    assert server.num_blob_bytes == sent
-    await first.kill()
+async def test_a_replica_takes_over_from_one_that_dies(
+    server: ArtifactServer, node: Node, held_up: Fetcher
+):
+    second = node.fetch("second")
+    await asyncio.to_thread(eventually, (node.directory / "second" / "manifest.json").exists)
+    assert server.num_blob_bytes == BLOB_CHUNK_BYTES
+    await held_up.kill()
     server.gate.set()
     assert await second.end() == ExitCode.OK
-    assert contents_in(tmp_path / "b")["data/large.bin"] == LARGE
+    assert contents_in(node.directory / "second")["data/large.bin"] == LARGE
+    assert server.num_blob_bytes <= len(LARGE) + BLOB_CHUNK_BYTES
 
 
-async def test_a_replica_that_holds_up_a_blob_is_named(server: ArtifactServer, tmp_path):
-    server.gate.clear()
-    cache = tmp_path / "cache"
-    first = Fetcher(server, tmp_path / "a", cache)
-    await asyncio.to_thread(
-        eventually, lambda: any(each.stat().st_size for each in cache.glob("partial/*"))
-    )
+async def test_a_replica_that_holds_up_a_blob_is_named(
+    server: ArtifactServer, node: Node, held_up: Fetcher
+):
+    options = DownloadOptions(0.5, cache_dir=node.cache)
     with pytest.raises(Unavailable, match="another replica holds its lock"):
-        await download_artifact(
-            access_to(server), tmp_path / "b", DownloadOptions(0.5, cache_dir=cache)
-        )
+        await download_artifact(access_to(server, ONE_FILE), node.directory / "second", options)
     server.gate.set()
-    assert await first.end() == ExitCode.OK
+    assert await held_up.end() == ExitCode.OK
 
 
 async def test_blobs_of_this_machine_are_linked(server: ArtifactServer, tmp_path):

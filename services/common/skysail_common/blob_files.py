@@ -1,4 +1,4 @@
-"""Files that hold a blob: checked, sealed and hard-linked.
+"""Files that hold a blob: checked, sealed and hard-linked, by management and by replicas.
 
 A *seal* spares the second hash of a blob: its modification time is a value that only this boot of the
 machine uses. A write changes it, and after a crash of the machine, which may lose written data,
@@ -7,12 +7,11 @@ the value is another one.
 
 import contextlib
 import errno
-import hashlib
 import os
 import shutil
 from pathlib import Path
 
-from skysail_common.artifacts import CHUNK_BYTES, Blob
+from skysail_common.artifacts import CHUNK_BYTES, file_sha256
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _WITHOUT_LINKS = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP)
@@ -20,33 +19,39 @@ _WITHOUT_LINKS = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EN
 without hard links."""
 
 
-def is_intact(file: Path, blob: Blob) -> bool:
-    """Return whether a file holds the blob, and seal it if so.
+def is_intact(file: Path, sha256: str, size_bytes: int | None = None) -> bool:
+    """Return whether a file has a content, and seal it if so.
+
+    Args:
+        file: The file.
+        sha256: SHA-256 of the content.
+        size_bytes: Size of the content, if it is known.
 
     Raises:
         OSError: the file does not exist, or cannot be read.
     """
     status = file.stat()
-    if status.st_size != blob.size_bytes:
+    if size_bytes not in (None, status.st_size):
         return False
     if status.st_mtime_ns == _seal_ns():
         return True
-    if _sha256(file) != blob.sha256:
+    if file_sha256(file) != sha256:
         return False
     seal(file, status.st_atime_ns)
     return True
 
 
-def seal(file: Path, used_ns: int) -> None:
+def seal(file: Path, used_ns: int | None = None) -> None:
     """Mark a file as intact and read-only.
 
     Args:
         file: File whose content was checked.
-        used_ns: Time of its last use, in nanoseconds of the epoch.
+        used_ns: Time of its last use, in nanoseconds of the epoch; that of the file system if None.
     """
     # The file of another user stays as it is, and is hashed at every use.
     with contextlib.suppress(PermissionError):
         file.chmod(0o444)
+        used_ns = file.stat().st_atime_ns if used_ns is None else used_ns
         os.utime(file, ns=(used_ns, _seal_ns()))
 
 
@@ -64,14 +69,6 @@ def place(source: Path, target: Path) -> None:
         with source.open("rb") as original, target.open("xb") as copy:
             shutil.copyfileobj(original, copy, CHUNK_BYTES)
         target.chmod(0o444)
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as opened:
-        while chunk := opened.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _seal_ns() -> int:

@@ -128,7 +128,7 @@ class _Fetch:
         finally:
             for each in (*workers, reporter):
                 each.cancel()
-            await asyncio.wait([*workers, reporter])
+            await asyncio.gather(*workers, reporter, return_exceptions=True)
 
     def _place_present(
         self, blobs: Sequence[Blob], directory: Path, source: Path | None
@@ -211,7 +211,7 @@ def _place_from(source: Path, blob: Blob, target: Path) -> bool:
         place(source / blob.sha256, target)
     except FileNotFoundError:
         return False
-    if is_intact(target, blob):
+    if is_intact(target, blob.sha256, blob.size_bytes):
         return True
     target.unlink()
     return False

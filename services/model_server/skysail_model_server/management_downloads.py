@@ -122,7 +122,7 @@ class ManagementDownloads:
                     written = asyncio.ensure_future(in_thread(partial.append, response.chunk))
             await written
         finally:
-            await asyncio.wait({written})
+            await asyncio.gather(written, return_exceptions=True)
         if partial.size_bytes == before:
             raise SkysailError(
                 f"cannot fetch {blob.path}: management ends after {before} of {blob.size_bytes} "

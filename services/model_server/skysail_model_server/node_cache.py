@@ -132,7 +132,7 @@ class NodeCache:
             place(file, target)
         except FileNotFoundError:
             return False
-        if is_intact(target, blob):
+        if is_intact(target, blob.sha256, blob.size_bytes):
             seal(target, self._now_ns())
             return True
         target.unlink()

@@ -284,11 +284,15 @@ async def test_content_is_compared_once(store, directory: Path, clock, monkeypat
         hashed.append(path)
         return hashlib.sha256(path.read_bytes()).hexdigest()
 
-    monkeypatch.setattr("skysail_management.artifacts.files.file_sha256", counted)
+    monkeypatch.setattr("skysail_common.blob_files.file_sha256", counted)
     await store.find([ID_A])
     read(store, ID_A)
     assert hashed == []
     again = BlobStore(directory, MAX_BYTES, clock)
+    read(again, ID_A)
+    assert hashed == []
+    # Any change of a file changes this time.
+    os.utime(store.path(ID_A.sha256))
     await again.find([ID_A])
     read(again, ID_A)
     assert len(hashed) == 1

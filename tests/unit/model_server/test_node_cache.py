@@ -284,8 +284,8 @@ def test_a_fetch_under_way_is_never_evicted(node: Node):
 def test_only_an_unsealed_blob_is_hashed(node: Node, monkeypatch, tmp_path):
     node.start("first", [3])
     hashed = []
-    sha256 = blob_files._sha256
-    monkeypatch.setattr(blob_files, "_sha256", lambda file: hashed.append(file) or sha256(file))
+    sha256 = blob_files.file_sha256
+    monkeypatch.setattr(blob_files, "file_sha256", lambda file: hashed.append(file) or sha256(file))
     node.start("second", [3])
     assert hashed == []
     os.utime(node.file(3))

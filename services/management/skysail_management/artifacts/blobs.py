@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from skysail_common.artifacts import MAX_BLOBS, is_sha256
+from skysail_common.blob_files import is_intact, seal
 from skysail_common.clock import Clock
 from skysail_common.errors import (
     ArtifactNotFound,
@@ -19,7 +20,7 @@ from skysail_common.errors import (
     Unavailable,
 )
 from skysail_common.process.threads import in_thread
-from skysail_management.artifacts.files import VerifiedFiles, sync_directory, translated_errors
+from skysail_management.artifacts.files import sync_directory, translated_errors
 from skysail_management.artifacts.partial_uploads import BlobWriter, PartialUploads
 from skysail_management.artifacts.reservations import Reservations
 
@@ -57,7 +58,6 @@ class BlobStore:
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._partials = PartialUploads(directory / "partial", max_bytes, clock)
         self._reservations = Reservations(_RESERVATION_S, clock)
-        self._verified = VerifiedFiles()
 
     def path(self, sha256: str) -> Path:
         """Return the path of a blob, which may be absent.
@@ -139,12 +139,12 @@ class BlobStore:
         for name, size in sizes.items():
             path = self.path(name)
             try:
-                is_intact = self._verified.is_intact(path, name)
+                is_stored = is_intact(path, name)
                 stored = path.stat().st_size
             except FileNotFoundError:
-                is_intact = False
-            if not is_intact:
-                self._verified.remove(path)
+                is_stored = False
+            if not is_stored:
+                path.unlink(missing_ok=True)
                 absent.append(name)
             elif stored != size:
                 raise InvalidInput(
@@ -213,7 +213,7 @@ class BlobStore:
         self._reservations.reserve(sha256)
         await in_thread(upload.writer.finish, path)
         self._partials.complete(upload.writer)
-        self._verified.note(path)
+        seal(path)
 
     async def _end(self, upload: "_Upload | None", *, keeps: bool) -> None:
         if upload is None:
@@ -259,7 +259,7 @@ class BlobStore:
         path = self.path(sha256)
         with translated_errors("read", self._directory):
             try:
-                if self._verified.is_intact(path, sha256):
+                if is_intact(path, sha256):
                     return path.open("rb")
             except FileNotFoundError:
                 raise ArtifactNotFound(f"blob {sha256} was not uploaded") from None
@@ -270,7 +270,7 @@ class BlobStore:
         spared = {*named, *self._reservations.spared()}
         for path in self._directory.iterdir():
             if path.name not in spared:
-                self._verified.remove(path)
+                path.unlink(missing_ok=True)
         self._partials.sweep()
 
 

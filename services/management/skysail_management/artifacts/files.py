@@ -1,4 +1,4 @@
-"""Files of the artifact store: translated errors, durable renames, verified content."""
+"""Files of the artifact store: translated errors and durable renames."""
 
 import errno
 import os
@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from skysail_common.artifacts import file_sha256
 from skysail_common.errors import FailedPrecondition, Unavailable
 
 _LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -47,41 +46,3 @@ def sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-class VerifiedFiles:
-    """The files whose content was compared with its SHA-256, so that each is read once.
-
-    A file is read again if it was replaced, or if its size or its time of modification changed.
-    """
-
-    def __init__(self) -> None:
-        self._identities: dict[Path, tuple[int, int, int]] = {}
-
-    def note(self, path: Path) -> None:
-        """Record that the present content of a file is right."""
-        self._identities[path] = _identity(path)
-
-    def is_intact(self, path: Path, sha256: str) -> bool:
-        """Return whether a file has this content; the call may read all of it.
-
-        Raises:
-            FileNotFoundError: the file does not exist.
-        """
-        identity = _identity(path)
-        if self._identities.get(path) == identity:
-            return True
-        if file_sha256(path) != sha256:
-            return False
-        self._identities[path] = identity
-        return True
-
-    def remove(self, path: Path) -> None:
-        """Remove a file, if it exists, and what is known about it."""
-        self._identities.pop(path, None)
-        path.unlink(missing_ok=True)
-
-
-def _identity(path: Path) -> tuple[int, int, int]:
-    found = path.stat()
-    return found.st_ino, found.st_size, found.st_mtime_ns

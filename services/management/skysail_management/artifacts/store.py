@@ -24,6 +24,7 @@ from skysail_common.artifacts import (
     parse_manifest,
     read_manifest,
 )
+from skysail_common.blob_files import is_intact, seal
 from skysail_common.clock import Clock
 from skysail_common.errors import (
     ArtifactNotFound,
@@ -33,7 +34,7 @@ from skysail_common.errors import (
 )
 from skysail_common.process.threads import in_thread
 from skysail_management.artifacts.blobs import BlobId, BlobStore
-from skysail_management.artifacts.files import VerifiedFiles, sync_directory, translated_errors
+from skysail_management.artifacts.files import sync_directory, translated_errors
 from skysail_management.artifacts.reservations import Reservations
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,6 @@ class ArtifactStore:
         self._directory = directory
         self._max_bytes = max_bytes
         self._reservations = Reservations(_RESERVATION_S, clock)
-        self._verified = VerifiedFiles()
         self._manifests: OrderedDict[str, Manifest] = OrderedDict()
         self._named: dict[str, frozenset[str]] = {}
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -90,7 +90,7 @@ class ArtifactStore:
         with translated_errors("read", self._directory):
             if not path.is_file():
                 return False
-            if not await in_thread(self._verified.is_intact, path, sha256):
+            if not await in_thread(is_intact, path, sha256):
                 self._remove(path)
                 return False
             try:
@@ -192,7 +192,7 @@ class ArtifactStore:
 
     def _publish(self, temporary: Path, path: Path) -> None:
         os.replace(temporary, path)
-        self._verified.note(path)
+        seal(path)
         sync_directory(self._directory)
 
     async def _receive(self, file: IO[bytes], chunks: AsyncIterator[bytes]) -> tuple[int, str]:
@@ -234,7 +234,7 @@ class ArtifactStore:
         path = self._path(sha256)
         with translated_errors("read", self._directory):
             try:
-                if self._verified.is_intact(path, sha256):
+                if is_intact(path, sha256):
                     return path.open("rb")
             except FileNotFoundError:
                 raise ArtifactNotFound(f"artifact {sha256} was not uploaded") from None
@@ -274,7 +274,7 @@ class ArtifactStore:
         return named
 
     def _remove(self, path: Path) -> None:
-        self._verified.remove(path)
+        path.unlink(missing_ok=True)
         self._named.pop(path.name, None)
         self._manifests.pop(path.name, None)
 
