@@ -14,7 +14,8 @@ from benchmarks.attack.cluster import Endpoints
 from benchmarks.attack.models import APPLICATION, Array, Question, WrongAnswer, linear, question
 from benchmarks.attack.protobuf_structures import INFER, PREDICT, STREAM
 from benchmarks.attack.sending import Once
-from skysail.predictions import encode_input, prediction_from_proto
+from skysail.predictions import prediction_from_proto
+from skysail.query_inputs import read_inputs
 from skysail_common.tensors import from_numpy
 from skysail_protos.inference import grpc_service_pb2 as oip
 from skysail_protos.v1 import query_pb2
@@ -121,7 +122,9 @@ def _ask_predict(endpoints: Endpoints) -> Ask:
 
     def ask(rng: random.Random) -> None:
         asked = question(rng)
-        request = query_pb2.PredictRequest(target=asked.model, inputs=encode_input(_row(asked)))
+        request = query_pb2.PredictRequest(
+            target=asked.model, inputs=read_inputs(_row(asked)).tensors
+        )
         answer = method(request.SerializeToString(), timeout=TIMEOUT_S)
         prediction = prediction_from_proto(query_pb2.PredictResponse.FromString(answer))
         _check_row(asked, prediction.output)

@@ -9,7 +9,7 @@ from benchmarks.attack.models import APPLICATION, question
 from benchmarks.attack.mutations import mutated
 from benchmarks.attack.protobuf_structures import INFER, METADATA, PREDICT, PREDICT_STREAM, STREAM
 from benchmarks.attack.wire import block, scalar
-from skysail.predictions import encode_input
+from skysail.query_inputs import read_inputs
 from skysail_protos.inference import grpc_service_pb2 as oip
 from skysail_protos.v1 import query_pb2
 
@@ -82,7 +82,7 @@ def _predict(rng: Random) -> bytes:
     asked = question(rng)
     row = {name: array[0] for name, array in asked.inputs.items()}
     target = rng.choice((asked.model, asked.model, APPLICATION, *_ODD_NAMES))
-    request = query_pb2.PredictRequest(target=target, inputs=encode_input(row))
+    request = query_pb2.PredictRequest(target=target, inputs=read_inputs(row).tensors)
     if rng.random() < 0.3:
         request.timeout.seconds = rng.choice((-1, 0, 1, 2**40))
         request.timeout.nanos = rng.choice((-1, 0, 999_999_999, 2**31 - 1))

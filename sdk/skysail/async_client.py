@@ -15,13 +15,8 @@ from skysail.calls.applications import ApplicationCalls
 from skysail.calls.deployments import DeploymentCalls
 from skysail.descriptions import ClusterStatus
 from skysail.forks import FORKS, settle
-from skysail.predictions import (
-    Prediction,
-    describe_shapes,
-    encode_input,
-    prediction_from_proto,
-    split_rows,
-)
+from skysail.predictions import Prediction, describe_shapes, prediction_from_proto
+from skysail.query_inputs import read_inputs, split_rows
 from skysail.query_stream import QueryStream
 from skysail.settings import ClientSettings
 from skysail.tls import client_tls
@@ -171,7 +166,9 @@ class AsyncClient(ApplicationCalls, DeploymentCalls):
         Args:
             target: Name of an application, or of a model if no application has this name.
             input: A number, text, bytes, list or array, without a batch axis; or a dictionary of
-                them by name. Numbers are converted to the datatype of the model.
+                them by name, such as a row of a data frame, or the row as a series of pandas. Or many
+                rows: a data frame, or a list of such dictionaries. Numbers are converted to the
+                datatype of the model.
             version: Version that must answer; if None, the routes decide.
             params: Parameters for a function that takes them (`def predict(x, *, params)`): JSON
                 values by name, at most 64 KiB.
@@ -202,13 +199,15 @@ class AsyncClient(ApplicationCalls, DeploymentCalls):
         timeout_s: float | None,
     ) -> Prediction:
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        inputs = read_inputs(value)
         request = query_pb2.PredictRequest(
             target=target,
             version="" if version is None else str(version),
-            inputs=encode_input(value),
+            inputs=inputs.tensors,
+            columns=inputs.columns,
             params_json=params_to_json(params or {}),
         )
-        return prediction_from_proto(await self._queries.ask(request, timeout_s))
+        return prediction_from_proto(await self._queries.ask(request, timeout_s), inputs)
 
     async def predict_batch(
         self,

@@ -11,7 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from skysail_common.rpc.messages import serving_from_proto, signature_from_proto
 from skysail_common.serving_options import ServingOptions
-from skysail_common.tensors import InputType, Signature
+from skysail_common.tensors import Content, InputType, Signature, TensorSpec
 from skysail_protos.v1 import management_pb2 as pb
 from skysail_protos.v1 import routing_pb2
 
@@ -133,6 +133,29 @@ class Deployment:
         )
 
 
+def outputs_in_words(signature: Signature) -> str:
+    """Return the names, datatypes and shapes of outputs."""
+    return _in_words(signature.outputs, has_shapes=True)
+
+
+def inputs_in_words(signature: Signature) -> str:
+    """Return the names, datatypes and shapes of inputs; columns of data frames have no shapes."""
+    if signature.frame:
+        columns = _in_words(signature.inputs, has_shapes=False)
+        return f"a data frame of {signature.frame} with {columns}"
+    return _in_words(signature.inputs, has_shapes=True)
+
+
+def _in_words(specs: Sequence[TensorSpec], *, has_shapes: bool) -> str:
+    # Times have the name of their content; a mask is a part of its tensor.
+    return ", ".join(
+        f"{spec.name} {spec.content.name if spec.content.dtype else spec.datatype.name}"
+        + (f" {list(spec.shape)}" if has_shapes else "")
+        for spec in specs
+        if spec.content is not Content.NULL_MASK
+    )
+
+
 @dataclass(frozen=True)
 class Version:
     """One immutable artifact of a model, with its desired and observed state."""
@@ -177,10 +200,8 @@ class Version:
                 state += f" ({limits.min_replicas} to {limits.max_replicas} with its load)"
         if self.is_current:
             state += ", current"
-        inputs = ", ".join(
-            f"{spec.name} {spec.datatype.name} {list(spec.shape)}" for spec in self.signature.inputs
-        )
-        return f"<Version {self.model}:{self.version}, {state}, takes {inputs}>"
+        takes = inputs_in_words(self.signature)
+        return f"<Version {self.model}:{self.version}, {state}, takes {takes}>"
 
     @classmethod
     def of(cls, message: pb.Version) -> "Version":

@@ -1,18 +1,21 @@
-"""Conversion of inputs to tensors, and of responses to predictions."""
+"""Conversion of responses to predictions."""
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from skysail_common.errors import InvalidInput, ModelFailed
+from skysail.query_inputs import QueryInputs
+from skysail_common.frames.columns import Column, make_frame
+from skysail_common.frames.nulls import mask_name
+from skysail_common.frames.records import Library
 from skysail_common.json_or_text import value_of
-from skysail_common.model_functions import as_array
-from skysail_common.rpc.messages import tensor_from_proto, tensor_to_proto
-from skysail_common.tensors import Array, Content, Tensor, from_numpy, to_numpy
-from skysail_protos.v1 import query_pb2, tensors_pb2
+from skysail_common.rpc.messages import tensor_from_proto
+from skysail_common.tensors import Array, Content, Tensor, to_numpy
+from skysail_protos.v1 import query_pb2
 
 # A frontend's error about a shape. It begins with the batch axis, which users do not give.
 _SHAPES = re.compile(
@@ -37,7 +40,8 @@ class Prediction:
 
     query_id: str
     outputs: Mapping[str, Any]
-    """Each output of the model by name, without the batch axis: a number, text or array."""
+    """Each output of the model by name, without the batch axis: a number, text, time or array, and
+    None for a missing value. For a query of many rows, an array with an element for each row."""
     outcome: str
     """`OK`, or the reason for the default output: `DEFAULT_DEADLINE`, `DEFAULT_NO_REPLICA`,
     `DEFAULT_MODEL_ERROR` or `DEFAULT_OVERLOADED`."""
@@ -46,74 +50,29 @@ class Prediction:
     model: str
     version: str
     timings: Timings
+    library: Library = field(default="pandas", repr=False, compare=False)
+    """Library of the data frame that was asked about."""
+    _tensors: tuple[Tensor, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def output(self) -> Any:
         """The output if there is one, or else a dictionary of all outputs by name."""
         return next(iter(self.outputs.values())) if len(self.outputs) == 1 else dict(self.outputs)
 
+    def frame(self, library: Library | None = None) -> Any:
+        """Return the outputs as a data frame, with a row for each row of the query.
 
-def encode_input(value: Any) -> list[tensors_pb2.Tensor]:
-    """Return one input as tensors with one row.
+        Args:
+            library: `pandas` or `polars`; None for that of the query, or else pandas.
 
-    Args:
-        value: A number, text, bytes, list or array; or a dictionary of them by name.
-
-    Raises:
-        InvalidInput: the value is not convertible to an array.
-    """
-    parts = value if isinstance(value, Mapping) else {"": value}
-    for name in parts:
-        if not isinstance(name, str):
-            raise InvalidInput(
-                f"the input is a dictionary, whose keys must be names of inputs, got {name!r}"
-            )
-    return [tensor_to_proto(_row(name, part)) for name, part in parts.items()]
-
-
-def split_rows(inputs: Any) -> Iterable[Any]:
-    """Return an iterable of the inputs, which for a data frame are its rows.
-
-    A data frame with one numeric type gives arrays, as an example of it would; any other gives
-    dictionaries by column.
-
-    Raises:
-        InvalidInput: the value is a single input, or is not iterable.
-    """
-    if hasattr(inputs, "to_dict") and hasattr(inputs, "columns"):
-        matrix: Array = inputs.to_numpy()
-        return matrix if matrix.dtype.kind in "biuf" else cast(Any, inputs).to_dict("records")
-    if isinstance(inputs, (str, bytes, Mapping)) or not isinstance(inputs, Iterable):
-        raise InvalidInput(
-            f"inputs must be a list of inputs, got a {type(inputs).__name__}; for one input use "
-            "predict"
-        )
-    return inputs
-
-
-def _row(name: str, value: Any) -> Tensor:
-    # Messages call an unnamed input `input`.
-    shown = name or "input"
-    if isinstance(value, (str, bytes)):
-        rows: Array = np.empty(1, dtype=object)
-        rows[0] = value
-    else:
-        try:
-            rows = as_array(shown, value, takes_missing=True)[np.newaxis, ...]
-        except ModelFailed as error:
-            raise InvalidInput(
-                f"the input is not usable: {error.message}{_advice(value)}"
-            ) from error
-    return replace(from_numpy(shown, rows), name=name)
-
-
-def _advice(value: Any) -> str:
-    if hasattr(value, "columns") and hasattr(value, "dtypes"):
-        return (
-            "; for a data frame with columns of different types deploy a function of columns, and give "
-            "one row as dict(df.iloc[0]) or many rows with predict_batch(df)"
-        )
-    return ""
+        Raises:
+            FailedPrecondition: the library is not installed.
+        """
+        columns = {
+            name: Column(_rows(tensor, None), nulls)
+            for name, (tensor, nulls) in _masked(self._tensors).items()
+        }
+        return make_frame(library or self.library, columns)
 
 
 def describe_shapes(message: str, taken: str, method_for_many: str = "") -> str:
@@ -134,12 +93,22 @@ def describe_shapes(message: str, taken: str, method_for_many: str = "") -> str:
     return f"{what}: {taken} of shape [{expected}], got [{got}]{hint}"
 
 
-def prediction_from_proto(response: query_pb2.PredictResponse) -> Prediction:
-    """Return the prediction in a response."""
+def prediction_from_proto(
+    response: query_pb2.PredictResponse, inputs: QueryInputs | None = None
+) -> Prediction:
+    """Return the prediction in a response.
+
+    Args:
+        response: The response.
+        inputs: Inputs of the query; None for one input.
+    """
     timings = response.timings
+    tensors = tuple(map(tensor_from_proto, response.outputs))
+    has_rows = inputs is not None and inputs.num_rows is not None
+    read = _rows if has_rows else _value
     return Prediction(
         query_id=response.query_id,
-        outputs={tensor.name: _value(tensor_from_proto(tensor)) for tensor in response.outputs},
+        outputs={name: read(*tensor) for name, tensor in _masked(tensors).items()},
         outcome=query_pb2.Outcome.Name(response.outcome).removeprefix("OUTCOME_"),
         is_default=response.is_default,
         explanation=response.explanation,
@@ -151,13 +120,47 @@ def prediction_from_proto(response: query_pb2.PredictResponse) -> Prediction:
                 for each in (timings.queue, timings.batch_wait, timings.compute, timings.total)
             )
         ),
+        library=inputs.library if inputs else "pandas",
+        _tensors=tensors,
     )
 
 
-def _value(tensor: Tensor) -> Any:
+def _masked(tensors: Sequence[Tensor]) -> dict[str, tuple[Tensor, Array | None]]:
+    """Return the outputs by name, each with its mask if there is one."""
+    masks = {each.name: each for each in tensors if each.content is Content.NULL_MASK}
+    return {
+        each.name: (each, to_numpy(masks[mask_name(each.name)]))
+        if mask_name(each.name) in masks
+        else (each, None)
+        for each in tensors
+        if each.name not in masks
+    }
+
+
+def _value(tensor: Tensor, nulls: Array | None) -> Any:
+    """Return the first element of an output."""
     row = to_numpy(tensor)[0]
+    if nulls is not None and nulls[0]:
+        return None
     if isinstance(row, np.ndarray):
         return row
     if tensor.content is Content.JSON_OR_TEXT:
         return value_of(row)
-    return row.item() if isinstance(row, np.generic) else row
+    # The times of Python have no nanoseconds.
+    is_plain = isinstance(row, np.generic) and row.dtype.kind not in "Mm"
+    return row.item() if is_plain else row
+
+
+def _rows(tensor: Tensor, nulls: Array | None) -> Array:
+    """Return the elements of an output with its batch axis."""
+    rows = to_numpy(tensor)
+    if tensor.content is Content.JSON_OR_TEXT:
+        values = [value_of(each) for each in rows.ravel().tolist()]
+        rows = np.empty(len(values), object)
+        rows[:] = values
+        rows = rows.reshape(tensor.shape)
+    if nulls is not None and nulls.any():
+        objects: npt.NDArray[np.object_] = rows.astype(object)
+        objects[nulls] = None
+        return objects
+    return rows

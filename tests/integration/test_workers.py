@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
-from skysail.predictions import encode_input
+from skysail.query_inputs import read_inputs
 from skysail_protos.inference import grpc_service_pb2 as oip
 from skysail_protos.inference import grpc_service_pb2_grpc as oip_grpc
 from skysail_protos.v1 import query_pb2, query_pb2_grpc
@@ -75,8 +75,8 @@ def workers_of(cluster: RunningCluster) -> list[Worker]:
 
 
 def test_all_workers_answer_and_one_page_has_their_metrics(working: RunningCluster):
-    request = query_pb2.PredictRequest(target="double", inputs=encode_input([1.0, 2, 3]))
-    unknown = query_pb2.PredictRequest(target="nope", inputs=encode_input([1.0]))
+    request = query_pb2.PredictRequest(target="double", inputs=read_inputs([1.0, 2, 3]).tensors)
+    unknown = query_pb2.PredictRequest(target="nope", inputs=read_inputs([1.0]).tensors)
     tensor = {"name": "x", "datatype": "FP64", "shape": [1, 3], "data": [1, 1, 1]}
 
     def ask_grpc(_: int) -> int:
@@ -280,7 +280,7 @@ def test_a_frozen_worker_is_replaced(working: RunningCluster):
 
 def test_workers_outlive_their_parent_until_its_successor_is_ready(working: RunningCluster):
     """Each query uses a new connection, because an unaccepted one would show only there."""
-    request = query_pb2.PredictRequest(target="double", inputs=encode_input([1.0, 2, 3]))
+    request = query_pb2.PredictRequest(target="double", inputs=read_inputs([1.0, 2, 3]).tensors)
     done = threading.Event()
     problems: list[str] = []
     answered = Counter[str]()

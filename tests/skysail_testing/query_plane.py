@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import skysail
-from skysail.predictions import encode_input
+from skysail.query_inputs import read_inputs
 from skysail_protos.inference import grpc_service_pb2 as oip
 from skysail_protos.inference import grpc_service_pb2_grpc as oip_grpc
 from skysail_protos.v1 import (
@@ -99,7 +99,7 @@ async def deploy_all(cluster: RunningCluster) -> None:
 
 
 def predict_request(target: str, value: Any, **fields: Any) -> query_pb2.PredictRequest:
-    return query_pb2.PredictRequest(target=target, inputs=encode_input(value), **fields)
+    return query_pb2.PredictRequest(target=target, inputs=read_inputs(value).tensors, **fields)
 
 
 def infer_request(

@@ -26,25 +26,25 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from skysail_protos.v1 import tensors_pb2 as skysail__protos_dot_v1_dot_tensors__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dskysail_protos/v1/query.proto\x12\nskysail.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fskysail_protos/v1/tensors.proto\"\xa8\x01\n\x0ePredictRequest\x12\x10\n\x08query_id\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\"\n\x06inputs\x18\x04 \x03(\x0b\x32\x12.skysail.v1.Tensor\x12*\n\x07timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0bparams_json\x18\x06 \x01(\t\"\xb8\x01\n\x07Timings\x12(\n\x05queue\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\nbatch_wait\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07\x63ompute\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05total\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xdd\x01\n\x0fPredictResponse\x12\x10\n\x08query_id\x18\x01 \x01(\t\x12#\n\x07outputs\x18\x02 \x03(\x0b\x32\x12.skysail.v1.Tensor\x12$\n\x07outcome\x18\x03 \x01(\x0e\x32\x13.skysail.v1.Outcome\x12\x12\n\nis_default\x18\x04 \x01(\x08\x12\x13\n\x0b\x65xplanation\x18\x05 \x01(\t\x12\r\n\x05model\x18\x06 \x01(\t\x12\x0f\n\x07version\x18\x07 \x01(\t\x12$\n\x07timings\x18\x08 \x01(\x0b\x32\x13.skysail.v1.Timings\";\n\nQueryError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x8d\x01\n\x15PredictStreamResponse\x12\x10\n\x08query_id\x18\x01 \x01(\t\x12/\n\x08response\x18\x02 \x01(\x0b\x32\x1b.skysail.v1.PredictResponseH\x00\x12\'\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x16.skysail.v1.QueryErrorH\x00\x42\x08\n\x06result*\xb1\x01\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x0e\n\nOUTCOME_OK\x10\x01\x12\x1c\n\x18OUTCOME_DEFAULT_DEADLINE\x10\x02\x12\x1e\n\x1aOUTCOME_DEFAULT_NO_REPLICA\x10\x03\x12\x1f\n\x1bOUTCOME_DEFAULT_MODEL_ERROR\x10\x04\x12\x1e\n\x1aOUTCOME_DEFAULT_OVERLOADED\x10\x05\x32\xa6\x01\n\x0cQueryService\x12\x42\n\x07Predict\x12\x1a.skysail.v1.PredictRequest\x1a\x1b.skysail.v1.PredictResponse\x12R\n\rPredictStream\x12\x1a.skysail.v1.PredictRequest\x1a!.skysail.v1.PredictStreamResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dskysail_protos/v1/query.proto\x12\nskysail.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fskysail_protos/v1/tensors.proto\"\xb9\x01\n\x0ePredictRequest\x12\x10\n\x08query_id\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\"\n\x06inputs\x18\x04 \x03(\x0b\x32\x12.skysail.v1.Tensor\x12*\n\x07timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0bparams_json\x18\x06 \x01(\t\x12\x0f\n\x07\x63olumns\x18\x07 \x03(\t\"\xb8\x01\n\x07Timings\x12(\n\x05queue\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\nbatch_wait\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07\x63ompute\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05total\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xdd\x01\n\x0fPredictResponse\x12\x10\n\x08query_id\x18\x01 \x01(\t\x12#\n\x07outputs\x18\x02 \x03(\x0b\x32\x12.skysail.v1.Tensor\x12$\n\x07outcome\x18\x03 \x01(\x0e\x32\x13.skysail.v1.Outcome\x12\x12\n\nis_default\x18\x04 \x01(\x08\x12\x13\n\x0b\x65xplanation\x18\x05 \x01(\t\x12\r\n\x05model\x18\x06 \x01(\t\x12\x0f\n\x07version\x18\x07 \x01(\t\x12$\n\x07timings\x18\x08 \x01(\x0b\x32\x13.skysail.v1.Timings\";\n\nQueryError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x8d\x01\n\x15PredictStreamResponse\x12\x10\n\x08query_id\x18\x01 \x01(\t\x12/\n\x08response\x18\x02 \x01(\x0b\x32\x1b.skysail.v1.PredictResponseH\x00\x12\'\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x16.skysail.v1.QueryErrorH\x00\x42\x08\n\x06result*\xb1\x01\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x0e\n\nOUTCOME_OK\x10\x01\x12\x1c\n\x18OUTCOME_DEFAULT_DEADLINE\x10\x02\x12\x1e\n\x1aOUTCOME_DEFAULT_NO_REPLICA\x10\x03\x12\x1f\n\x1bOUTCOME_DEFAULT_MODEL_ERROR\x10\x04\x12\x1e\n\x1aOUTCOME_DEFAULT_OVERLOADED\x10\x05\x32\xa6\x01\n\x0cQueryService\x12\x42\n\x07Predict\x12\x1a.skysail.v1.PredictRequest\x1a\x1b.skysail.v1.PredictResponse\x12R\n\rPredictStream\x12\x1a.skysail.v1.PredictRequest\x1a!.skysail.v1.PredictStreamResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'skysail_protos.v1.query_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_OUTCOME']._serialized_start=898
-  _globals['_OUTCOME']._serialized_end=1075
+  _globals['_OUTCOME']._serialized_start=915
+  _globals['_OUTCOME']._serialized_end=1092
   _globals['_PREDICTREQUEST']._serialized_start=111
-  _globals['_PREDICTREQUEST']._serialized_end=279
-  _globals['_TIMINGS']._serialized_start=282
-  _globals['_TIMINGS']._serialized_end=466
-  _globals['_PREDICTRESPONSE']._serialized_start=469
-  _globals['_PREDICTRESPONSE']._serialized_end=690
-  _globals['_QUERYERROR']._serialized_start=692
-  _globals['_QUERYERROR']._serialized_end=751
-  _globals['_PREDICTSTREAMRESPONSE']._serialized_start=754
-  _globals['_PREDICTSTREAMRESPONSE']._serialized_end=895
-  _globals['_QUERYSERVICE']._serialized_start=1078
-  _globals['_QUERYSERVICE']._serialized_end=1244
+  _globals['_PREDICTREQUEST']._serialized_end=296
+  _globals['_TIMINGS']._serialized_start=299
+  _globals['_TIMINGS']._serialized_end=483
+  _globals['_PREDICTRESPONSE']._serialized_start=486
+  _globals['_PREDICTRESPONSE']._serialized_end=707
+  _globals['_QUERYERROR']._serialized_start=709
+  _globals['_QUERYERROR']._serialized_end=768
+  _globals['_PREDICTSTREAMRESPONSE']._serialized_start=771
+  _globals['_PREDICTSTREAMRESPONSE']._serialized_end=912
+  _globals['_QUERYSERVICE']._serialized_start=1095
+  _globals['_QUERYSERVICE']._serialized_end=1261
 # @@protoc_insertion_point(module_scope)

@@ -69,6 +69,7 @@ class PredictRequest(_message.Message):
     INPUTS_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
     PARAMS_JSON_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
     query_id: _builtins.str
     """Id chosen by the caller and repeated in the answer; on a stream it must be unique among the
     queries in flight. If empty, the frontend generates one.
@@ -93,6 +94,13 @@ class PredictRequest(_message.Message):
         the SLO of the application.
         """
 
+    @_builtins.property
+    def columns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the columns of the first input, which is a matrix [rows, columns] of numbers. A model
+        with an input of that shape takes the matrix, any other takes each column by its name. There,
+        whole numbers fit integers, and NaN is a missing value.
+        """
+
     def __init__(
         self,
         *,
@@ -102,10 +110,11 @@ class PredictRequest(_message.Message):
         inputs: _abc.Iterable[_tensors_pb2.Tensor] | None = ...,
         timeout: _duration_pb2.Duration | None = ...,
         params_json: _builtins.str = ...,
+        columns: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "params_json", b"params_json", "query_id", b"query_id", "target", b"target", "timeout", b"timeout", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "inputs", b"inputs", "params_json", b"params_json", "query_id", b"query_id", "target", b"target", "timeout", b"timeout", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -98,7 +98,7 @@ class _Content:
 class _ContentEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Content.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     CONTENT_UNSPECIFIED: _Content.ValueType  # 0
-    """No BYTES tensor, or bytes without a meaning to Skysail."""
+    """Numbers, or bytes without a meaning to Skysail."""
     CONTENT_TEXT: _Content.ValueType  # 1
     """UTF-8 text."""
     CONTENT_JSON_OR_TEXT: _Content.ValueType  # 2
@@ -106,18 +106,40 @@ class _ContentEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Content.Value
     would parse is written as a JSON string in quotes. NaN, Infinity and -Infinity may occur in a
     value.
     """
+    CONTENT_DATETIME: _Content.ValueType  # 3
+    """INT64: nanoseconds since 1970-01-01 in UTC, or of a clock without a time zone. The smallest
+    integer is a missing time.
+    """
+    CONTENT_DURATION: _Content.ValueType  # 4
+    """INT64: a duration in nanoseconds. The smallest integer is a missing one."""
+    CONTENT_NULL_MASK: _Content.ValueType  # 5
+    """BOOL: true for each missing element of the tensor with the same name without its end
+    ".is_null". It may be absent from a query without missing elements. A query may have it without
+    that tensor if all elements are missing.
+    """
 
 class Content(_Content, metaclass=_ContentEnumTypeWrapper):
-    """The content of the elements of a BYTES tensor."""
+    """The content of the elements of a tensor."""
 
 CONTENT_UNSPECIFIED: Content.ValueType  # 0
-"""No BYTES tensor, or bytes without a meaning to Skysail."""
+"""Numbers, or bytes without a meaning to Skysail."""
 CONTENT_TEXT: Content.ValueType  # 1
 """UTF-8 text."""
 CONTENT_JSON_OR_TEXT: Content.ValueType  # 2
 """UTF-8 text that is a JSON value if it parses as one, and plain text otherwise. A text that
 would parse is written as a JSON string in quotes. NaN, Infinity and -Infinity may occur in a
 value.
+"""
+CONTENT_DATETIME: Content.ValueType  # 3
+"""INT64: nanoseconds since 1970-01-01 in UTC, or of a clock without a time zone. The smallest
+integer is a missing time.
+"""
+CONTENT_DURATION: Content.ValueType  # 4
+"""INT64: a duration in nanoseconds. The smallest integer is a missing one."""
+CONTENT_NULL_MASK: Content.ValueType  # 5
+"""BOOL: true for each missing element of the tensor with the same name without its end
+".is_null". It may be absent from a query without missing elements. A query may have it without
+that tensor if all elements are missing.
 """
 Global___Content: _TypeAlias = Content  # noqa: Y015
 
@@ -181,7 +203,7 @@ class Tensor(_message.Message):
     bytes.
     """
     content: Global___Content.ValueType
-    """The content of the elements of a BYTES tensor."""
+    """The content of the elements."""
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Size of each dimension; the batch axis is first."""
@@ -218,7 +240,7 @@ class TensorSpec(_message.Message):
     datatype: Global___DataType.ValueType
     """Element type."""
     content: Global___Content.ValueType
-    """The content of the elements of a BYTES tensor."""
+    """The content of the elements."""
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Size of each dimension, -1 for a variable one; the batch axis is first and is -1."""
@@ -247,6 +269,11 @@ class Signature(_message.Message):
 
     INPUTS_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
+    FRAME_FIELD_NUMBER: _builtins.int
+    frame: _builtins.str
+    """Library of the data frames whose columns are the inputs, `pandas` or `polars`; empty if the
+    inputs are no such columns.
+    """
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TensorSpec]:
         """Inputs, in the order of the function's parameters."""
@@ -260,10 +287,11 @@ class Signature(_message.Message):
         *,
         inputs: _abc.Iterable[Global___TensorSpec] | None = ...,
         outputs: _abc.Iterable[Global___TensorSpec] | None = ...,
+        frame: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "outputs", b"outputs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "inputs", b"inputs", "outputs", b"outputs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

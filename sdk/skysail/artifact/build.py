@@ -15,7 +15,7 @@ from typing import Any
 from skysail.artifact.comments import strip_comments
 from skysail.artifact.default_packages import default_packages
 from skysail.artifact.distributions import needed_packages
-from skysail.artifact.examples import read_example
+from skysail.artifact.examples import read_examples
 from skysail.artifact.local_function import LocalFunction, style_of
 from skysail.artifact.local_modules import local_modules
 from skysail.artifact.pickling import pickle_function
@@ -48,6 +48,7 @@ from skysail_common.artifacts import (
 )
 from skysail_common.call_style import CallStyle
 from skysail_common.errors import InvalidInput
+from skysail_common.frames.records import FrameRecord
 from skysail_common.loaders.base import ModelContext
 from skysail_common.model_functions import Calling, Function
 from skysail_common.tensors import Signature, Tensor
@@ -115,8 +116,9 @@ def build_artifact(
             them by name. With `input_type` it takes a list of inputs and returns a list with an
             output for each.
         example: Inputs that the model can answer: an array [batch, …] (or a value that numpy
-            converts to one), or a dictionary of inputs by name. The signature is inferred from it,
-            and each replica answers it before it is ready. With `batch=False` it is one input,
+            converts to one), a dictionary of inputs by name, or a data frame of pandas or polars, of
+            which each column is an input. The signature is inferred from it, and each replica
+            answers it before it is ready. With `batch=False` it is one input,
             without the batch axis.
         examples: Several of them in place of one. An axis whose size differs between them, or
             between their outputs, may have any size. Replicas answer each of them.
@@ -161,8 +163,9 @@ def build_artifact(
             check=check,
             tries_batch=check and max_batch_size != 1,
         )
-    needed = needed_packages(code.not_sent)
-    packages = default_packages(packaged, needed)
+    frames = frozenset([learned.frame.library]) if learned.frame else frozenset()
+    needed = needed_packages(code.not_sent | frames)
+    packages = default_packages(packaged, needed, frames)
     contents = {
         **code.files,
         **_below(FILES_DIRECTORY, travelling),
@@ -189,6 +192,7 @@ def build_artifact(
         max_concurrency=learned.style.max_concurrency,
         takes_params=learned.style.takes_params,
         examples=tuple(tuple(each.shape for each in example) for example in learned.examples),
+        frame=learned.frame,
         import_reason=code.import_reason,
         blobs=tuple(_blob(path, contents[path]) for path in sorted(contents)),
     )
@@ -203,6 +207,8 @@ class _Learned:
     style: CallStyle
     examples: tuple[tuple[Tensor, ...], ...] = ()
     """Inputs of each example."""
+    frame: FrameRecord | None = None
+    """Columns of the data frames that the model takes."""
 
 
 @dataclass(frozen=True)
@@ -252,10 +258,11 @@ def _learn(
         return _Learned(signature, style)
     if not batches:
         raise InvalidInput("cannot use examples: the list is empty; give at least one batch")
-    given = [read_example(function, each, batch=calls.batch) for each in batches]
-    style = calls.style(function, given[0].calling, given[0].arrays)
+    given = read_examples(function, batches, batch=calls.batch)
+    first = given[0]
+    style = calls.style(function, first.calling, () if first.frame else first.arrays)
     signature = infer_signature(LocalFunction(function, style), given, tries_batch=tries_batch)
-    return _Learned(signature, style, tuple(example.tensors for example in given))
+    return _Learned(signature, style, tuple(each.tensors for each in given), first.frame)
 
 
 def _stated(

@@ -1,16 +1,26 @@
 """Example inputs of a function, as arrays."""
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from skysail.artifact.local_function import takes_params
 from skysail_common.errors import InvalidInput, ModelFailed
+from skysail_common.frames.columns import (
+    FrameBuilder,
+    describe_frames,
+    example_inputs,
+    library_of_frame,
+    make_builder,
+)
+from skysail_common.frames.nulls import mask_name
+from skysail_common.frames.records import FrameRecord
 from skysail_common.model_functions import Calling, Function, as_array
-from skysail_common.tensors import Array, Tensor, TensorSpec, from_numpy
+from skysail_common.tensors import Array, Content, Tensor, TensorSpec, from_numpy
 
 
 @dataclass(frozen=True)
@@ -22,6 +32,8 @@ class Example:
     arrays: dict[str, Array]
     """Inputs [batch, …] by name."""
     tensors: tuple[Tensor, ...]
+    frame: FrameRecord | None = None
+    """Description of the data frame of the example."""
 
     @property
     def num_rows(self) -> int:
@@ -36,31 +48,78 @@ class Example:
             for tensor in self.tensors
         )
 
-    def copied(self) -> dict[str, Array]:
-        """Return copies of the inputs."""
-        return {name: np.array(array) for name, array in self.arrays.items()}
+    @cached_property
+    def _frames(self) -> FrameBuilder | None:
+        return make_builder(self.frame) if self.frame else None
 
-    def repeated(self, num_rows: int) -> dict[str, Array]:
-        """Return inputs that repeat the first row."""
-        return {name: np.repeat(array[:1], num_rows, 0) for name, array in self.arrays.items()}
+    def copied(self) -> dict[str, Any]:
+        """Return copies of the inputs, in the form for `call_function`."""
+        return self._called_with({name: np.array(each) for name, each in self.arrays.items()})
+
+    def repeated(self, num_rows: int) -> dict[str, Any]:
+        """Return inputs that repeat the first row, in the form for `call_function`."""
+        return self._called_with(
+            {name: np.repeat(array[:1], num_rows, 0) for name, array in self.arrays.items()}
+        )
 
     def first_row(self) -> dict[str, Any]:
         """Return the first row of each input, without the batch axis."""
-        return {name: array[0] for name, array in self.copied().items()}
+        inputs = self.copied()
+        if self._frames is not None:
+            return {"frame": self._frames.first_row(inputs["frame"])}
+        return {name: array[0] for name, array in inputs.items()}
+
+    def _called_with(self, inputs: dict[str, Array]) -> dict[str, Any]:
+        return {"frame": self._frames.build(inputs)} if self._frames is not None else inputs
 
 
-def read_example(function: Function, example: Any, *, batch: bool = True) -> Example:
-    """Return an example of the input of a function.
+def read_examples(
+    function: Function, batches: Sequence[Any], *, batch: bool = True
+) -> list[Example]:
+    """Return examples of the input of a function.
 
     Args:
         function: Function, whose parameters give the calling convention and the name of the input.
-        example: An array [batch, …] (or a value that numpy converts to one), or a dictionary of
-            them; without the batch axis if `batch` is false.
-        batch: False for one input, which becomes a batch of one row.
+        batches: Examples, each an array [batch, …] (or a value that numpy converts to one), a
+            dictionary of them, or a data frame of pandas or polars; without the batch axis if `batch`
+            is false.
+        batch: False for one input each, which becomes a batch of one row.
 
     Raises:
-        InvalidInput: the example has no batch axis, or values without a datatype.
+        InvalidInput: an example has no batch axis, or values without a datatype, or only some are
+            data frames.
     """
+    num_frames = sum(library_of_frame(each) is not None for each in batches)
+    if not num_frames:
+        return [read_example(function, each, batch=batch) for each in batches]
+    if not batch:
+        raise InvalidInput(
+            "cannot use the example: with batch=False it is one input, and a data frame is many rows; "
+            "give a row as a dictionary, or deploy without batch=False"
+        )
+    if num_frames < len(batches):
+        raise InvalidInput("cannot use the examples: some are data frames and some are not")
+    if not all(len(each) for each in batches):
+        raise InvalidInput("cannot use the example: the data frame has no row; give at least one")
+    try:
+        record = describe_frames(batches)
+        return [_read_frame(record, each) for each in batches]
+    except InvalidInput as error:
+        raise InvalidInput(f"cannot use the example: {error.message}") from error
+
+
+def _read_frame(record: FrameRecord, frame: Any) -> Example:
+    arrays = example_inputs(record, frame)
+    masks = {mask_name(column.name) for column in record.columns if column.has_mask}
+    tensors = tuple(
+        from_numpy(name, array, Content.NULL_MASK if name in masks else None)
+        for name, array in arrays.items()
+    )
+    return Example("frame", arrays, tensors, record)
+
+
+def read_example(function: Function, example: Any, *, batch: bool = True) -> Example:
+    """Return one example that is no data frame (see `read_examples`)."""
     if isinstance(example, Mapping):
         arrays = {str(name): _array(str(name), value, batch) for name, value in example.items()}
         if not arrays:
@@ -100,12 +159,6 @@ def _array(name: str, value: Any, batch: bool) -> Array:
 
 
 def _advice(value: Any) -> str:
-    if hasattr(value, "columns") and hasattr(value, "dtypes"):
-        return (
-            "; for a data frame with columns of different types deploy a function of columns, such "
-            "as `def predict(columns): return model.predict(pd.DataFrame(columns))`, with "
-            "example=dict(df[:1])"
-        )
     if (
         isinstance(value, list)
         and len({len(each) for each in value if hasattr(each, "__len__")}) > 1

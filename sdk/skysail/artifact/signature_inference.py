@@ -10,6 +10,7 @@ import numpy as np
 from skysail.artifact.examples import Example
 from skysail.artifact.local_function import LocalFunction, called_code
 from skysail_common.errors import InvalidInput, ModelFailed
+from skysail_common.frames.nulls import NULL_MASK_SUFFIX
 from skysail_common.model_functions import (
     LIST_OUTPUT,
     checked_outputs,
@@ -23,6 +24,7 @@ from skysail_common.tensors import (
     Signature,
     TensorSpec,
 )
+from skysail_common.times import NANOSECONDS
 
 _BATCH_ADVICE = (
     "; it is called with a batch and must return an output for each row, such as "
@@ -76,7 +78,8 @@ def infer_signature(
     answers = [_answer(function, example) for example in examples]
     signature = Signature(
         _merged([example.specs for example in examples], "input", InvalidInput),
-        _merged([answer.specs for answer in answers], "output", ModelFailed),
+        _merged(_with_all_masks([answer.specs for answer in answers]), "output", ModelFailed),
+        examples[0].frame.library if examples[0].frame else "",
     )
     first = examples[0]
     if tries_batch and function.style.batch and first.num_rows == 1:
@@ -112,6 +115,13 @@ def _answer(function: LocalFunction, example: Example) -> _Answer:
         ) from error
     if not outputs:
         raise ModelFailed("the function returned an empty dict or tuple")
+    for name in outputs:
+        if name.endswith(NULL_MASK_SUFFIX) and name.removesuffix(NULL_MASK_SUFFIX) not in outputs:
+            raise ModelFailed(
+                "the function returned only missing values in output "
+                f"{name.removesuffix(NULL_MASK_SUFFIX)!r}, which show no type; give an example for "
+                "which it returns others"
+            )
     specs = tuple(_output_spec(name, array) for name, array in outputs.items())
     try:
         checked_outputs(outputs, specs, example.num_rows)
@@ -172,7 +182,29 @@ def _output_spec(name: str, array: Array) -> TensorSpec:
         is_text = all(isinstance(element, str) for element in array.ravel().tolist())
         content = Content.TEXT if is_text else Content.BINARY
         return TensorSpec(name, DataType.BYTES, (-1, *array.shape[1:]), content)
-    return TensorSpec(name, DataType.of(array.dtype), (-1, *array.shape[1:]))
+    if array.dtype.kind in NANOSECONDS:
+        content = Content.DATETIME if array.dtype.kind == "M" else Content.DURATION
+        return TensorSpec(name, DataType.INT64, (-1, *array.shape[1:]), content)
+    is_mask = array.dtype == bool and name.endswith(NULL_MASK_SUFFIX)
+    content = Content.NULL_MASK if is_mask else Content.BINARY
+    return TensorSpec(name, DataType.of(array.dtype), (-1, *array.shape[1:]), content)
+
+
+def _with_all_masks(each_specs: Sequence[tuple[TensorSpec, ...]]) -> list[tuple[TensorSpec, ...]]:
+    """Return specifications that all have the masks of any, because not every answer needs one."""
+    masks = {
+        spec.name: spec
+        for specs in each_specs
+        for spec in specs
+        if spec.content is Content.NULL_MASK
+    }
+    return [
+        (
+            *specs,
+            *(mask for name, mask in masks.items() if name not in {each.name for each in specs}),
+        )
+        for specs in each_specs
+    ]
 
 
 def _merged(

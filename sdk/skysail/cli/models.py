@@ -1,7 +1,6 @@
 """Commands about models: promote, rollback, logs, models, delete."""
 
 import sys
-from typing import Any
 
 import click
 from rich.markup import escape
@@ -10,7 +9,7 @@ from skysail.cli.confirmation import confirm
 from skysail.cli.options import endpoint_option, open_client
 from skysail.cli.output import output_option, print_json, print_table
 from skysail.cli.version_targets import Target, target_argument
-from skysail.descriptions import Version
+from skysail.descriptions import Version, inputs_in_words, outputs_in_words
 
 
 @click.command()
@@ -104,8 +103,8 @@ def models(name: str | None, endpoint: str | None, output: str) -> None:
             escape(version.version),
             "[green]current[/]" if version.version == model.current_version else "",
             _ready(version),
-            _specs(version.signature.inputs),
-            _specs(version.signature.outputs),
+            escape(inputs_in_words(version.signature)),
+            escape(outputs_in_words(version.signature)),
         ]
         for model in found
         for version in model.versions
@@ -143,12 +142,6 @@ def _ready(version: Version) -> str:
     text = f"{version.num_ready} of {version.deployment.num_replicas}"
     limits = version.deployment.autoscaling
     return f"{text} ({limits.min_replicas} to {limits.max_replicas})" if limits else text
-
-
-def _specs(specs: Any) -> str:
-    return escape(
-        ", ".join(f"{spec.name} {spec.datatype.name} {list(spec.shape)}" for spec in specs)
-    )
 
 
 COMMANDS = (promote, rollback, logs, models, delete)

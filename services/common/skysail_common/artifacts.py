@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from skysail_common.call_style import MAX_CONCURRENCY, CallStyle
 from skysail_common.errors import InvalidInput
+from skysail_common.frames.records import FrameRecord
 from skysail_common.model_functions import Calling
 from skysail_common.tensors import Content, DataType, Signature, TensorSpec
 
@@ -109,6 +110,8 @@ class SignatureRecord(_StoredRecord):
 
     inputs: tuple[SpecRecord, ...]
     outputs: tuple[SpecRecord, ...]
+    frame: str = ""
+    """Library of the data frames whose columns are the inputs; empty if they are no columns."""
 
     @classmethod
     def of(cls, signature: Signature) -> "SignatureRecord":
@@ -116,12 +119,15 @@ class SignatureRecord(_StoredRecord):
         return cls(
             inputs=tuple(SpecRecord.of(spec) for spec in signature.inputs),
             outputs=tuple(SpecRecord.of(spec) for spec in signature.outputs),
+            frame=signature.frame,
         )
 
     def signature(self) -> Signature:
         """Return the signature of this record."""
         return Signature(
-            tuple(spec.spec() for spec in self.inputs), tuple(spec.spec() for spec in self.outputs)
+            tuple(spec.spec() for spec in self.inputs),
+            tuple(spec.spec() for spec in self.outputs),
+            self.frame,
         )
 
 
@@ -181,10 +187,12 @@ class Manifest(_StoredRecord):
     requirements: tuple[str, ...] = ()
     """Packages that pip installs for the function, as lines of a requirements file."""
     signature: SignatureRecord
-    calling: str = Field("array", pattern="^(array|keywords|mapping|list)$")
+    calling: str = Field("array", pattern="^(array|keywords|mapping|list|frame)$")
     """Form in which the function takes its inputs: `array` one array [batch, …] as its only argument;
     `keywords` each array by its name; `mapping` one dictionary of arrays by name; `list` one list
-    with one element per row, as in Clipper."""
+    with one element per row, as in Clipper; `frame` one data frame."""
+    frame: FrameRecord | None = None
+    """Columns of the data frame; only for that form."""
     batch: bool = True
     """False if the function takes one input at a time, without the batch axis."""
     is_async: bool = False

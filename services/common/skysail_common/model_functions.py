@@ -5,21 +5,24 @@ batches. Both use this module, so that a function behaves the same in a notebook
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any, Literal
 
 import numpy as np
 
 from skysail_common.errors import InvalidInput, ModelFailed
+from skysail_common.frames.columns import column_of, library_of_frame, library_of_series
+from skysail_common.frames.nulls import NULL_MASK_SUFFIX, has_sign, mask_name, missing_values
 from skysail_common.json_or_text import elements_of
 from skysail_common.tensor_conversions import narrowed
 from skysail_common.tensors import Array, Content, DataType, TensorSpec
+from skysail_common.times import NANOSECONDS, nanoseconds
 
-Calling = Literal["array", "keywords", "mapping", "list"]
+Calling = Literal["array", "keywords", "mapping", "list", "frame"]
 """Form of the arguments: `array` one array [batch, …] as the only argument; `keywords` each array by
 its name; `mapping` one dictionary of arrays by name; `list` one list with one element per row, as in
-Clipper."""
+Clipper; `frame` one data frame."""
 
 Function = Callable[..., Any]
 
@@ -42,7 +45,7 @@ def call_function(
         function: The function of the user; its exceptions propagate.
         calling: Form of its arguments.
         inputs: Arrays [batch, …] by name, or one row of each without the batch axis; for `list` one
-            list, or one element.
+            list, or one element, and for `frame` one data frame.
         params: Parameters of the queries; None for a function that does not take any.
     """
     more = {} if params is None else {"params": params}
@@ -75,11 +78,12 @@ CALLERS = frozenset({call_function.__code__, call_coroutine_function.__code__, c
 def named_outputs(result: Any, calling: Calling) -> dict[str, Array]:
     """Return the outputs in a function's result, as arrays by name.
 
-    The keys of a dictionary are the names. The items of a tuple are named `output0`, `output1`, ….
-    Any other result is one array with the name `output`.
+    The keys of a dictionary, the columns of a data frame and the fields of a structured array are the
+    names. The items of a tuple are named `output0`, `output1`, …. Any other result is one array with
+    the name `output`. A series with missing elements, or such a column, also gives a mask.
 
     Raises:
-        ModelFailed: an output is not an array of numbers or texts.
+        ModelFailed: an output is not an array of numbers, texts or times.
     """
     if isinstance(result, _UNFINISHED):
         raise ModelFailed(_unfinished(result))
@@ -87,12 +91,47 @@ def named_outputs(result: Any, calling: Calling) -> dict[str, Array]:
         return {OUTPUT_NAME: _texts(result)}
     if result is None:
         raise ModelFailed("the function returned None; it must return an output for each row")
+    return {
+        part: array
+        for name, value in _named_parts(result)
+        for part, array in _arrays(name, value).items()
+    }
+
+
+def _named_parts(result: Any) -> Iterable[tuple[str, Any]]:
+    """Yield each output of a result with its name."""
     if isinstance(result, Mapping):
-        return {str(name): as_array(str(name), value) for name, value in result.items()}
+        return [(str(name), value) for name, value in result.items()]
     if isinstance(result, tuple):
-        names = [f"{OUTPUT_NAME}{index}" for index in range(len(result))]
-        return {name: as_array(name, value) for name, value in zip(names, result, strict=True)}
-    return {OUTPUT_NAME: as_array(OUTPUT_NAME, result)}
+        return [(f"{OUTPUT_NAME}{index}", value) for index, value in enumerate(result)]
+    if library_of_frame(result):
+        return [(str(name), result[name]) for name in _unique(result)]
+    if isinstance(result, np.ndarray) and result.dtype.names:
+        return [(name, result[name]) for name in result.dtype.names]
+    return [(OUTPUT_NAME, result)]
+
+
+def _unique(frame: Any) -> Sequence[Any]:
+    """Return the labels of the columns of a data frame.
+
+    Raises:
+        ModelFailed: two columns have equal labels, or labels with equal texts.
+    """
+    labels = list(frame.columns)
+    if len(set(map(str, labels))) < len(labels):
+        raise ModelFailed("the function returned a data frame with two columns of one name")
+    return labels
+
+
+def _arrays(name: str, value: Any) -> dict[str, Array]:
+    """Return the array of an output, and the mask of one with missing elements."""
+    if not library_of_series(value):
+        return {name: as_array(name, value)}
+    try:
+        column = column_of(name, value)
+    except InvalidInput as error:
+        raise ModelFailed(f"the function returned a series: {error.message}") from error
+    return column.arrays(name)
 
 
 _UNFINISHED = (CoroutineType, GeneratorType, AsyncGeneratorType)
@@ -141,10 +180,12 @@ def as_array(name: str, value: Any, *, takes_missing: bool = False) -> Array:
         array = np.asarray(value, dtype=object)
     if array.dtype.kind == "O":
         return _array_of_objects(name, array, takes_missing)
+    if array.dtype.kind in NANOSECONDS:
+        return array
     if array.dtype.newbyteorder("=") not in _KNOWN_DTYPES:
         raise ModelFailed(
             f"{name!r} has numpy type {array.dtype}, which no datatype holds; convert it to "
-            "numbers or texts"
+            "numbers, texts or times"
         )
     if array.dtype == np.float64 and not hasattr(value, "dtype") and not kinds <= _FLOATS:
         # numpy rounds the integers of a list that mixes integers and fractions.
@@ -242,12 +283,30 @@ def checked_outputs(
     Raises:
         ModelFailed: an output is missing, or has a wrong type, shape or number of rows.
     """
+    if any(name.endswith(NULL_MASK_SUFFIX) for name in outputs):
+        known = {spec.name for spec in specs}
+        for spec in specs:
+            _check_missing(outputs, spec, mask_name(spec.name) in known)
     return [_checked_output(outputs, spec, num_rows) for spec in specs]
+
+
+def _check_missing(outputs: Mapping[str, Array], spec: TensorSpec, has_mask: bool) -> None:
+    mask = outputs.get(mask_name(spec.name))
+    is_told = has_mask or (has_sign(spec) and spec.name not in outputs)
+    if mask is not None and not is_told and mask.any():
+        raise ModelFailed(
+            f"the function returned a missing value in output {spec.name!r}, and none for its example; "
+            "deploy it with an example for which one is missing, or fill them"
+        )
 
 
 def _checked_output(outputs: Mapping[str, Array], spec: TensorSpec, num_rows: int) -> Array:
     array = outputs.get(spec.name)
     if array is None:
+        if spec.content is Content.NULL_MASK:
+            return np.zeros(num_rows, bool)
+        if mask_name(spec.name) in outputs:
+            return missing_values(spec, num_rows)
         raise ModelFailed(
             f"the function returned {', '.join(map(repr, outputs)) or 'nothing'} but not output "
             f"{spec.name!r}"
@@ -265,6 +324,8 @@ def _checked_output(outputs: Mapping[str, Array], spec: TensorSpec, num_rows: in
             f"signature says {list(spec.shape)}; if sizes vary, deploy it with examples= of "
             "different sizes"
         )
+    if array.dtype.kind in NANOSECONDS or spec.content.dtype:
+        return _checked_times(array, spec)
     is_text = array.dtype.kind == "O"
     if is_text != (spec.datatype is DataType.BYTES):
         got = "texts" if is_text else f"numbers ({array.dtype})"
@@ -281,5 +342,17 @@ def _checked_output(outputs: Mapping[str, Array], spec: TensorSpec, num_rows: in
         )
     try:
         return narrowed(spec.name, array, spec.datatype)
+    except InvalidInput as error:
+        raise ModelFailed(f"the function's output breaks its signature: {error.message}") from error
+
+
+def _checked_times(array: Array, spec: TensorSpec) -> Array:
+    if array.dtype.kind != spec.dtype.kind:
+        raise ModelFailed(
+            f"the function returned {array.dtype} in output {spec.name!r}; its signature says "
+            f"{spec.dtype}"
+        )
+    try:
+        return nanoseconds(spec.name, array)
     except InvalidInput as error:
         raise ModelFailed(f"the function's output breaks its signature: {error.message}") from error

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from skysail_common.errors import InvalidInput
+from skysail_common.times import NANOSECONDS, nanoseconds
 
 Array = npt.NDArray[np.generic]
 
@@ -105,12 +106,28 @@ _ELEMENT_BYTES[DataType.BF16] = 2
 
 
 class Content(enum.IntEnum):
-    """Content of the elements of a BYTES tensor; numbers equal those of `skysail.v1.Content`."""
+    """Content of the elements of a tensor; numbers equal those of `skysail.v1.Content`."""
 
     BINARY = 0
+    """Numbers, or the bytes of a BYTES tensor."""
     TEXT = 1
     JSON_OR_TEXT = 2
     """JSON values and texts, in the encoding of `json_or_text`."""
+    DATETIME = 3
+    """INT64: nanoseconds since 1970-01-01 in UTC; the smallest integer for a missing one."""
+    DURATION = 4
+    """INT64: nanoseconds; the smallest integer for a missing one."""
+    NULL_MASK = 5
+    """BOOL: the missing elements of the tensor whose name is the beginning of the mask's name."""
+
+    @property
+    def dtype(self) -> "np.dtype[np.generic] | None":
+        """The numpy type of times; None for another content."""
+        return _TIMES.get(self)
+
+
+_CONTENT_OF_KIND = {"M": Content.DATETIME, "m": Content.DURATION}
+_TIMES = {content: NANOSECONDS[kind] for kind, content in _CONTENT_OF_KIND.items()}
 
 
 class InputType(enum.IntEnum):
@@ -151,6 +168,8 @@ class TensorSpec:
     """Axes after the first whose size varies."""
     row_bytes: int | None = field(init=False, repr=False)
     """Bytes of one row; None if rows differ in size."""
+    dtype: "np.dtype[np.generic]" = field(init=False, repr=False, compare=False)
+    """The numpy type of the elements."""
 
     def __post_init__(self) -> None:
         if not self.shape or self.shape[0] != -1:
@@ -162,6 +181,7 @@ class TensorSpec:
         row_bytes = math.prod(self.shape[1:]) * self.datatype.element_bytes if is_fixed else None
         object.__setattr__(self, "variable_axes", axes)
         object.__setattr__(self, "row_bytes", row_bytes)
+        object.__setattr__(self, "dtype", self.content.dtype or self.datatype.dtype)
 
 
 @dataclass(frozen=True)
@@ -170,6 +190,9 @@ class Signature:
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    frame: str = ""
+    """Library of the data frames whose columns are the inputs, `pandas` or `polars`; empty if the
+    inputs are not columns of a data frame."""
     has_fixed_outputs: bool = field(init=False, repr=False, compare=False)
     """True if the number of rows determines the size of each output."""
 
@@ -186,7 +209,7 @@ class Signature:
     @property
     def input_type(self) -> InputType:
         """The input type that an application needs for a route to this version."""
-        if len(self.inputs) == 1:
+        if len(self.inputs) == 1 and not self.frame:
             spec = self.inputs[0]
             if spec.datatype is DataType.BYTES and len(spec.shape) == 1:
                 return InputType.STRINGS if spec.content else InputType.BYTES
@@ -263,7 +286,7 @@ def split_bytes_elements(data: bytes, num_elements: int) -> list[bytes]:
 
 
 def to_numpy(tensor: Tensor) -> Array:
-    """Return the elements of a tensor as an array; texts become `str`.
+    """Return the elements of a tensor as an array; texts become `str`, times those of numpy.
 
     Raises:
         InvalidInput: the data do not fill the shape, or a text is not UTF-8.
@@ -295,7 +318,7 @@ def _elements(tensor: Tensor) -> Array:
         bits = np.left_shift(np.frombuffer(tensor.data, "<u2").astype("<u4"), 16)
         floats: Array = bits.view("<f4")
         return floats
-    return np.frombuffer(tensor.data, tensor.datatype.dtype)
+    return np.frombuffer(tensor.data, tensor.content.dtype or tensor.datatype.dtype)
 
 
 def _decode(name: str, elements: Sequence[bytes]) -> list[str]:
@@ -311,15 +334,18 @@ def from_numpy(name: str, array: Array, content: Content | None = None) -> Tenso
     Args:
         name: Name of the tensor.
         array: The elements; those of an object array must be `str` or `bytes`.
-        content: Content of BYTES elements; None means text if one of them is a `str`.
+        content: Content of the elements; None means text if one of them is a `str`.
 
     Raises:
         InvalidInput: no datatype can hold the elements.
     """
+    if array.dtype.kind in _CONTENT_OF_KIND:
+        content = _CONTENT_OF_KIND[array.dtype.kind]
+        array = nanoseconds(name, array).view("<i8")
     datatype = DataType.of(array.dtype)
     if datatype is not DataType.BYTES:
         contiguous = np.ascontiguousarray(array, dtype=datatype.dtype)
-        return Tensor(name, datatype, array.shape, contiguous.tobytes())
+        return Tensor(name, datatype, array.shape, contiguous.tobytes(), content or Content.BINARY)
     elements: list[bytes] = []
     is_text = False
     for element in array.ravel().tolist():

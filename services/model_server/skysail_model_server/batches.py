@@ -59,13 +59,15 @@ class BatchInputs:
                 and len(data) == num_rows * spec.row_bytes
             ):
                 # The most frequent case skips the checks and conversions of the others.
-                return np.frombuffer(data, spec.datatype.dtype).reshape(shape)
+                return np.frombuffer(data, spec.dtype).reshape(shape)
             return to_numpy(Tensor(spec.name, spec.datatype, shape, data))
         shapes = [
             (rows, *shape[index]) for rows, shape in zip(self.rows, self._shapes, strict=True)
         ]
         sizes = [prod(shape) for shape in shapes]
         elements = to_numpy(Tensor(spec.name, spec.datatype, (sum(sizes),), data))
+        if spec.content.dtype:
+            elements = elements.view(spec.dtype)
         parts = zip(shapes, _ranges(sizes), strict=True)
         return [elements[begin:end].reshape(shape) for shape, (begin, end) in parts]
 

@@ -5,6 +5,7 @@ from types import FrameType
 from typing import Any
 
 from skysail_common.call_style import CallStyle
+from skysail_common.frames.columns import FrameBuilder
 from skysail_common.loaders.base import Loader
 from skysail_common.model_functions import Function
 from skysail_common.tensors import Array, Signature
@@ -23,6 +24,7 @@ class Model:
         signature: Signature,
         artifact_sha256: str = "",
         loader: Loader | None = None,
+        frames: FrameBuilder | None = None,
     ) -> None:
         """Prepare the calls, which may start threads.
 
@@ -32,6 +34,7 @@ class Model:
             signature: Its inputs and outputs.
             artifact_sha256: SHA-256 of the artifact, which identifies the content.
             loader: Loader that made the function; None for a function of a test.
+            frames: Builder of the data frames that the function takes; None if it takes no frames.
         """
         self._loader = loader
         self.artifact_sha256 = artifact_sha256
@@ -43,7 +46,7 @@ class Model:
         """Longest call of the warm-up, in seconds."""
         self.example: Sequence[Array] = ()
         """Inputs [batch, …] that the function has answered once; empty without an example."""
-        self.function = UserFunction(function, style, signature)
+        self.function = UserFunction(function, style, signature, frames)
         self._calls = calls_of(self.function)
 
     @property

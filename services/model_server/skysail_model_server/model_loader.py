@@ -15,6 +15,7 @@ from skysail_common.artifact_files import UnpackedArtifact
 from skysail_common.artifacts import Manifest
 from skysail_common.clock import MONOTONIC
 from skysail_common.errors import SkysailError
+from skysail_common.frames.columns import make_builder
 from skysail_common.loaders.base import ModelContext, make_loader
 from skysail_common.replica_events import place_of
 from skysail_common.tensors import Array, Content, Signature, Tensor, TensorSpec, to_numpy
@@ -75,10 +76,11 @@ def load_model(
     try:
         loader = make_loader(manifest.loader, manifest.options)
         function = loader.load(surroundings)
+        frames = make_builder(manifest.frame) if manifest.frame else None
     # SystemExit of user code is caught too; no signal raises here.
     except BaseException as error:
         raise _failed("loading the model failed", error, packages, modules_dir) from error
-    model = Model(function, manifest.call_style, signature, artifact.sha256, loader)
+    model = Model(function, manifest.call_style, signature, artifact.sha256, loader, frames)
     if examples and limits is not None:
         model.example = examples[0]
         progress.begin("warming up, call 1")

@@ -1,10 +1,11 @@
 """The user's function with its signature: one call of it, and the outputs in its result."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from skysail_common.call_style import CallStyle
+from skysail_common.frames.columns import FrameBuilder
 from skysail_common.model_functions import (
     Function,
     call_coroutine_function,
@@ -23,10 +24,17 @@ class UserFunction:
     A fork that the function makes ends with the call in which it began.
     """
 
-    def __init__(self, function: Function, style: CallStyle, signature: Signature) -> None:
+    def __init__(
+        self,
+        function: Function,
+        style: CallStyle,
+        signature: Signature,
+        frames: FrameBuilder | None = None,
+    ) -> None:
         self.style = style
         self.signature = signature
         self._function = function
+        self._frames = frames
         self._names = [spec.name for spec in signature.inputs]
         self._forks = ForkGuard()
 
@@ -46,7 +54,7 @@ class UserFunction:
         Raises:
             BaseException: whatever the function raises.
         """
-        given = dict(zip(self._names, self._lists(inputs), strict=True))
+        given = self._given(inputs)
         try:
             result = call_function(self._function, self.style.calling, given, self._params(params))
         except BaseException as error:
@@ -57,7 +65,7 @@ class UserFunction:
 
     async def call_coroutine(self, inputs: Sequence[object], params: str = "") -> Any:
         """Return the result of one call of a coroutine function; see `call`."""
-        given = dict(zip(self._names, self._lists(inputs), strict=True))
+        given = self._given(inputs)
         try:
             result = await call_coroutine_function(
                 self._function, self.style.calling, given, self._params(params)
@@ -86,11 +94,15 @@ class UserFunction:
         outputs = row_outputs(result, self.style.calling)
         return checked_outputs(outputs, self.signature.outputs, 1)
 
-    def _lists(self, inputs: Sequence[object]) -> Sequence[object]:
+    def _given(self, inputs: Sequence[object]) -> dict[str, Any]:
+        """Return the inputs in the form for `call_function`."""
         if self.takes_list and self.style.batch:
             # The function may change its list.
-            return [list(cast(Sequence[object], inputs[0]))]
-        return inputs
+            inputs = [list(cast(Sequence[object], inputs[0]))]
+        given = dict(zip(self._names, inputs, strict=True))
+        if self._frames is None:
+            return given
+        return {"frame": self._frames.build(cast(Mapping[str, Array], given))}
 
     def _params(self, params: str) -> dict[str, Any] | None:
         if not self.style.takes_params:

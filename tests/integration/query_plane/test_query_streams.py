@@ -95,12 +95,12 @@ class TestStreams:
     def test_a_client_that_dies_leaves_nothing_that_waits(self, plane, steady):
         program = f"""
             import sys, time, grpc
-            from skysail.predictions import encode_input
+            from skysail.query_inputs import read_inputs
             from skysail_protos.v1 import query_pb2, query_pb2_grpc
             def requests():
                 for number in range(200):
                     yield query_pb2.PredictRequest(
-                        query_id=str(number), target="{steady}", inputs=encode_input([{BATCH_S}]))
+                        query_id=str(number), target="{steady}", inputs=read_inputs([{BATCH_S}]).tensors)
                 while True:
                     time.sleep(60)
             channel = grpc.insecure_channel(sys.argv[1])

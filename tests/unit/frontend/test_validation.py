@@ -16,8 +16,9 @@ from skysail_common.tensors import (
     join_bytes_elements,
     to_numpy,
 )
+from skysail_frontend.core.lazy_tensors import PartTensor
 from skysail_frontend.core.routes import ServedVersion
-from skysail_frontend.core.validation import Inputs, PartTensor, validate_inputs
+from skysail_frontend.core.validation import Inputs, validate_inputs
 from skysail_testing.examples import examples
 from unit.frontend.parts import DOUBLES, served, signature_of, texts
 

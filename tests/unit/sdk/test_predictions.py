@@ -9,10 +9,9 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from skysail.predictions import (
     Prediction,
     describe_shapes,
-    encode_input,
     prediction_from_proto,
-    split_rows,
 )
+from skysail.query_inputs import read_inputs, split_rows
 from skysail_common.errors import InvalidInput
 from skysail_common.rpc.messages import duration, tensor_from_proto, tensor_to_proto
 from skysail_common.tensors import Content, DataType, Tensor, from_numpy, to_numpy
@@ -23,7 +22,7 @@ NUMBERS = [each for each in DataType if each not in (DataType.BYTES, DataType.BF
 
 
 def encoded(value: Any) -> Tensor:
-    (message,) = encode_input(value)
+    (message,) = read_inputs(value).tensors
     return tensor_from_proto(message)
 
 
@@ -70,7 +69,9 @@ def test_one_input_is_a_tensor_with_one_row(value, datatype, shape, content):
 
 
 def test_a_dictionary_is_a_tensor_of_each_name():
-    tensors = [tensor_from_proto(message) for message in encode_input({"age": 3, "name": "Ada"})]
+    tensors = [
+        tensor_from_proto(message) for message in read_inputs({"age": 3, "name": "Ada"}).tensors
+    ]
     assert [(tensor.name, tensor.datatype.name) for tensor in tensors] == [
         ("age", "INT64"),
         ("name", "BYTES"),
@@ -99,7 +100,7 @@ def test_a_dictionary_is_a_tensor_of_each_name():
 )
 def test_an_input_that_is_no_array_is_refused(value, message):
     with pytest.raises(InvalidInput) as caught:
-        encode_input(value)
+        read_inputs(value)
     assert caught.value.message.startswith(message)
 
 
@@ -109,16 +110,20 @@ class NAType:
 
 @pytest.mark.parametrize("value", [[1, None], [0.5, None], np.array([1, NAType()], object)])
 def test_a_missing_number_is_nan(value):
-    (message,) = encode_input(value)
+    (message,) = read_inputs(value).tensors
     (row,) = to_numpy(tensor_from_proto(message))
     assert row.dtype == np.float64
     assert row[0] == value[0]
     assert np.isnan(row[1])
 
 
-def test_a_missing_feature_is_nan():
-    (message,) = encode_input({"income": None})
-    assert np.isnan(to_numpy(tensor_from_proto(message))).tolist() == [True]
+@pytest.mark.parametrize(
+    "value", [None, np.nan, NAType(), np.datetime64("NaT")], ids=lambda each: type(each).__name__
+)
+def test_a_missing_feature_is_only_its_mask(value):
+    (message,) = read_inputs({"income": value}).tensors
+    assert message.name == "income.is_null"
+    assert to_numpy(tensor_from_proto(message)).tolist() == [True]
 
 
 @pytest.mark.parametrize("datatype", NUMBERS, ids=lambda each: each.name)
@@ -245,46 +250,7 @@ def test_a_message_about_something_else_stays_as_it_is():
     assert describe_shapes("the queue is full", "takes one", "that") == "the queue is full"
 
 
-class FakeFrame:
-    """The part of a data frame that row access uses."""
-
-    columns = ("a", "b")
-
-    def __init__(self, array) -> None:
-        self.array = array
-
-    def to_numpy(self):
-        return self.array
-
-    def to_dict(self, orient: str):
-        assert orient == "records"
-        return [dict(zip(self.columns, row, strict=True)) for row in self.array.tolist()]
-
-    def __iter__(self):
-        return iter(self.columns)
-
-
-def test_a_numeric_data_frame_is_split_into_rows():
-    rows = list(split_rows(FakeFrame(np.array([[1.0, 2.0], [3.0, 4.0]]))))
-    assert [row.tolist() for row in rows] == [[1.0, 2.0], [3.0, 4.0]]
-
-
-def test_a_mixed_data_frame_is_split_into_dictionaries():
-    frame = FakeFrame(np.array([[1, "x"], [2, "y"]], dtype=object))
-    assert list(split_rows(frame)) == [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}]
-
-
 @pytest.mark.parametrize("inputs", ["text", b"bytes", {"x": [1]}, 5, None])
 def test_one_input_is_not_many(inputs):
     with pytest.raises(InvalidInput, match=r"inputs must be a list of inputs, got a .*; for one"):
         split_rows(inputs)
-
-
-def test_a_data_frame_of_several_types_comes_with_advice():
-    class Frame(list):
-        columns = dtypes = ("a", "b")
-
-    with pytest.raises(
-        InvalidInput, match="deploy a function of columns, and give one row as dict"
-    ):
-        encode_input(Frame([[1, None, "a"]]))

@@ -96,6 +96,7 @@ def signature_from_proto(message: tensors_pb2.Signature) -> Signature:
     return Signature(
         tuple(_spec_from_proto(spec) for spec in message.inputs),
         tuple(_spec_from_proto(spec) for spec in message.outputs),
+        message.frame,
     )
 
 
@@ -104,6 +105,7 @@ def signature_to_proto(signature: Signature) -> tensors_pb2.Signature:
     return tensors_pb2.Signature(
         inputs=[_spec_to_proto(spec) for spec in signature.inputs],
         outputs=[_spec_to_proto(spec) for spec in signature.outputs],
+        frame=signature.frame,
     )
 
 

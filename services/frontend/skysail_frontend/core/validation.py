@@ -7,49 +7,27 @@ The error texts begin like those of Triton, because tests of public clients comp
 """
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
 from skysail_common.errors import InvalidInput, shown
 from skysail_common.tensor_conversions import cannot_become, cast
-from skysail_common.tensors import Data, DataType, Tensor, TensorSpec
+from skysail_common.tensors import Content, Data, DataType, Tensor, TensorSpec
+from skysail_frontend.core.lazy_tensors import LazyTensor, PartTensor
+from skysail_frontend.core.nulls import with_all_inputs
 from skysail_frontend.core.routes import ServedVersion
 
 MAX_TEXTS = 65_536
 """Most BYTES elements of a query; to check them takes about 5 ms."""
 
+MAX_NAMED = 30
+"""Most names of inputs in a message."""
+
 _MAX_DIMENSION = 2**40
 _MAX_WIDENED = 2 * 1024 * 1024
 """Most elements of an input that is converted; the conversion takes 5 to 20 ms."""
 _length_at = struct.Struct("<I").unpack_from
-
-
-@dataclass(frozen=True)
-class LazyTensor:
-    """An input whose data are converted after its shape is checked."""
-
-    name: str
-    datatype: DataType
-    shape: tuple[int, ...]
-    num_elements: int
-    """Number of elements of the data."""
-    convert: Callable[[], bytes]
-    """Returns the data.
-
-    Raises:
-        InvalidInput: an element does not fit the datatype.
-    """
-
-
-@dataclass(frozen=True)
-class PartTensor:
-    """An input whose data are a view of a large message."""
-
-    name: str
-    datatype: DataType
-    shape: tuple[int, ...]
-    data: memoryview
 
 
 @dataclass(frozen=True)
@@ -86,7 +64,7 @@ def validate_inputs(
     if len(specs) == 1 and len(tensors) == 1 and tensors[0].name in ("", specs[0].name):
         ordered = tensors
     else:
-        ordered = _order_inputs(model, specs, tensors, label)
+        ordered = _order_inputs(model, specs, tensors, label, widens=widens)
     rows = ordered[0].shape[0] if ordered[0].shape else 0
     dims: list[int] = []
     num_texts = 0
@@ -123,31 +101,44 @@ def _order_inputs(
     specs: Sequence[TensorSpec],
     tensors: Sequence[Tensor | LazyTensor | PartTensor],
     label: str,
+    *,
+    widens: bool,
 ) -> list[Tensor | LazyTensor | PartTensor]:
     names = {spec.name for spec in specs}
+    given = tensors
+    if len(tensors) != len(specs) or not all(tensor.name in names for tensor in tensors):
+        tensors = with_all_inputs(specs, tensors, widens=widens)
     by_name: dict[str, Tensor | LazyTensor | PartTensor] = {}
     for tensor in tensors:
         if not tensor.name:
-            takes = ", ".join(spec.name for spec in specs)
+            takes = names_of(specs)
             raise InvalidInput(
                 f"model '{model}' takes inputs by name: give a dictionary with {takes}"
             )
         if tensor.name not in names:
             raise InvalidInput(
                 f"unexpected inference input '{shown(tensor.name)}' for model '{model}'; it takes "
-                f"{', '.join(spec.name for spec in specs)}"
+                f"{names_of(specs)}"
             )
         if tensor.name in by_name:
             raise InvalidInput(f"{label}input '{tensor.name}' already exists in request")
         by_name[tensor.name] = tensor
     missing = [spec.name for spec in specs if spec.name not in by_name]
     if missing:
+        required = sum(spec.content is not Content.NULL_MASK for spec in specs)
         raise InvalidInput(
-            f"{label}expected {len(specs)} inputs but got {len(tensors)} inputs for model "
-            f"'{model}'. Got input(s) {sorted(by_name)}, but missing required input(s) {missing}. "
-            "Please provide all required input(s)."
+            f"{label}expected {required} inputs but got {len(given)} inputs for model '{model}'. Got "
+            f"input(s) {sorted(each.name for each in given)[:MAX_NAMED]}, but missing required "
+            f"input(s) {missing[:MAX_NAMED]}. Please provide all required input(s)."
         )
     return [by_name[spec.name] for spec in specs]
+
+
+def names_of(specs: Sequence[TensorSpec]) -> str:
+    """Return the names of inputs for a message, without those that a query may leave out."""
+    names = [spec.name for spec in specs if spec.content is not Content.NULL_MASK]
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return f"{', '.join(names[:MAX_NAMED])}{more}"
 
 
 def _check_type(

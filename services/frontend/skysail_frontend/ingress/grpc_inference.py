@@ -238,7 +238,9 @@ class GrpcInference:
             params=options.params,
             label=f"[request id: {shown(request.id) or '<id_unknown>'}] ",
         )
-        if parts is not None and not wanted and target.is_settled and query.has_fixed_sizes:
+        is_whole = len(request.inputs) == len(query.inputs)
+        is_regular = is_whole and not wanted and target.is_settled and query.has_fixed_sizes
+        if parts is not None and is_regular:
             limits = wait_limits(self._dispatcher, target, options.timeout_s)
             order = input_order(request, target)
             self._templates.learn(

@@ -13,9 +13,10 @@ from skysail_common.rpc.contract import Call, LateHandler, Stream, StreamHandler
 from skysail_common.rpc.messages import seconds, tensor_from_proto, tensor_to_proto
 from skysail_common.tensors import Tensor
 from skysail_frontend.core.dispatcher import Dispatcher
+from skysail_frontend.core.lazy_tensors import PartTensor
 from skysail_frontend.core.query import Prediction, Query, Settle
-from skysail_frontend.core.validation import PartTensor
 from skysail_frontend.ingress.answer_size import checked
+from skysail_frontend.ingress.column_matrix import split_columns
 from skysail_frontend.ingress.late_calls import late_handler
 from skysail_frontend.ingress.outputs import output_tensors
 from skysail_frontend.ingress.request_parser import PREDICT, DetachedData, RequestParser
@@ -117,10 +118,13 @@ class GrpcQuery:
         target = find_target(self._dispatcher.table, request.target, request.version)
         # A single surplus input is enough for the error.
         num_inputs = len(target.version.signature.inputs) + 1 if target.version else 0
+        tensors = [_tensor(tensor, detached) for tensor in request.inputs[:num_inputs]]
+        if request.columns and target.version:
+            tensors = split_columns(target.version.signature, tensors, request.columns)
         return make_query(
             self._dispatcher,
             target,
-            [_tensor(tensor, detached) for tensor in request.inputs[:num_inputs]],
+            tensors,
             settle,
             query_id=request.query_id or self._ids.next_text(),
             arrival=arrival,

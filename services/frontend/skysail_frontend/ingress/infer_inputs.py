@@ -9,6 +9,7 @@ from skysail_common.query_params import MAX_PARAMS_BYTES
 from skysail_common.tensors import DataType, Tensor, TensorSpec
 from skysail_frontend.core.dispatcher import Dispatcher
 from skysail_frontend.core.routes import ServedVersion
+from skysail_frontend.core.validation import names_of
 from skysail_frontend.ingress.binary_tensors import BinaryBody
 from skysail_frontend.ingress.http_bodies import BodyTooLarge
 from skysail_frontend.ingress.infer_parameters import check_tensor_parameters
@@ -112,7 +113,7 @@ class InferInputs:
             model = self._version.name.model_name
             raise InvalidInput(
                 f"the request has more than {most} inputs; model '{model}' takes "
-                f"{', '.join(self._specs)}"
+                f"{names_of(list(self._specs.values()))}"
             )
         tensors: list[Tensor] = []
         for each in inputs:

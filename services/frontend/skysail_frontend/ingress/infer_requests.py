@@ -6,7 +6,7 @@ from typing import Any
 from skysail_common.errors import InvalidInput, shown
 from skysail_common.tensor_conversions import packed
 from skysail_common.tensors import DataType, Tensor, join_bytes_elements
-from skysail_frontend.core.validation import LazyTensor, PartTensor
+from skysail_frontend.core.lazy_tensors import LazyTensor, PartTensor
 from skysail_frontend.ingress.infer_parameters import check_tensor_parameters
 from skysail_frontend.ingress.request_parser import MODEL_INFER, DetachedData, RequestParser
 from skysail_frontend.ingress.targets import Target

@@ -10,7 +10,7 @@ import orjson
 
 from skysail_common.errors import ModelFailed
 from skysail_common.tensors import Array, DataType, Tensor, from_numpy, to_numpy
-from skysail_frontend.ingress.json_values import json_elements
+from skysail_frontend.ingress.json_values import json_elements, json_row
 from skysail_frontend.ingress.time_slice import TimeSlice, join
 
 _MAX_ELEMENTS_AT_ONCE = 8192
@@ -69,7 +69,7 @@ async def row_text(tensor: Tensor, time_slice: TimeSlice) -> bytes:
         ModelFailed: JSON cannot represent an element.
     """
     if prod(tensor.shape) <= _MAX_ELEMENTS_AT_ONCE:
-        return json_text(json_elements(tensor)[0])
+        return json_text(json_row(tensor))
     if tensor.datatype is DataType.BYTES:
         if len(tensor.shape) == 2:
             return await elements_text(tensor, time_slice)

@@ -11,6 +11,7 @@ import numpy as np
 import orjson
 
 from skysail_common.errors import InvalidInput
+from skysail_common.frames.nulls import mask_name
 from skysail_common.tensor_conversions import narrowed
 from skysail_common.tensors import (
     Array,
@@ -21,6 +22,7 @@ from skysail_common.tensors import (
     from_numpy,
     to_numpy,
 )
+from skysail_common.times import MISSING_TIME, nanoseconds_of_text, text_of_time
 
 _MAX_SHOWN = 60
 """Largest number of characters of a value in an error."""
@@ -184,6 +186,10 @@ def row_of_json(spec: TensorSpec, value: Any) -> Tensor:
         array: Array = np.empty(1, dtype=object)
         array[0] = value
         return from_numpy(spec.name, array)
+    if spec.content is Content.DATETIME and isinstance(value, str):
+        value = nanoseconds_of_text(spec.name, value)
+    elif spec.content.dtype and value is None:
+        value = MISSING_TIME
     array = array_of_json(spec.name, [value], spec.datatype, begin=())
     if array.ndim != len(spec.shape):
         raise InvalidInput(
@@ -193,6 +199,11 @@ def row_of_json(spec: TensorSpec, value: Any) -> Tensor:
     if spec.datatype is DataType.BF16:
         raise InvalidInput(f"input {spec.name!r} of datatype BF16 cannot be sent as JSON")
     return from_numpy(spec.name, array)
+
+
+def null_row(name: str) -> Tensor:
+    """Return the mask of an input whose only element is missing."""
+    return from_numpy(mask_name(name), np.ones(1, bool), Content.NULL_MASK)
 
 
 def _decoded(name: str, value: Any) -> bytes:
@@ -217,15 +228,26 @@ def json_elements(tensor: Tensor) -> Array:
     """Return the elements of a tensor as an array for JSON.
 
     Text stays text; bytes that are not UTF-8 become base64. Infinities become names. NaN stays, and
-    the JSON writer makes it null.
+    the JSON writer makes it null. Times stay integers.
     """
     array = to_numpy(tensor)
+    if tensor.content.dtype:
+        return array.view(tensor.datatype.dtype)
     if tensor.datatype is not DataType.BYTES and not _has_infinities(array):
         return array
     elements = [_json_element(tensor.content, each) for each in array.ravel().tolist()]
     result = np.empty(len(elements), dtype=object)
     result[:] = elements
     return result.reshape(array.shape)
+
+
+def json_row(tensor: Tensor) -> Any:
+    """Return the first row of a tensor for JSON; points in time are texts, a missing time is None."""
+    if tensor.content.dtype is None:
+        return json_elements(tensor)[0]
+    times = to_numpy(tensor)[0]
+    texts = [text_of_time(each) for each in times.ravel()]
+    return texts[0] if times.ndim == 0 else np.array(texts, object).reshape(times.shape)
 
 
 def _has_infinities(array: Array) -> bool:

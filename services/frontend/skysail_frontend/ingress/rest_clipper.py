@@ -13,11 +13,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from skysail_common.errors import InvalidInput, SkysailError
+from skysail_common.errors import InvalidInput, SkysailError, shown
+from skysail_common.frames.nulls import mask_name
 from skysail_common.tensors import Content, DataType, Tensor, TensorSpec
 from skysail_frontend.core.dispatcher import Dispatcher
 from skysail_frontend.core.query import Prediction, Query, Settle
 from skysail_frontend.core.routes import Application
+from skysail_frontend.core.validation import names_of
 from skysail_frontend.ingress.answer_size import check_size, checked
 from skysail_frontend.ingress.function_params import function_params
 from skysail_frontend.ingress.grpc_query import QueryIds
@@ -30,7 +32,7 @@ from skysail_frontend.ingress.http_bodies import headers_of, read_body
 from skysail_frontend.ingress.http_limits import HttpMemory, MemoryReservation
 from skysail_frontend.ingress.infer_inputs import json_member, json_object
 from skysail_frontend.ingress.json_answers import json_text, row_text
-from skysail_frontend.ingress.json_values import row_of_json
+from skysail_frontend.ingress.json_values import null_row, row_of_json
 from skysail_frontend.ingress.long_json import (
     LongArray,
     elements_of,
@@ -193,14 +195,18 @@ async def _row(target: Target, value: Any, max_bytes: int, time_slice: TimeSlice
     if len(specs) == 1 and not isinstance(value, Mapping):
         return [await _row_of(specs[0], value, max_bytes, time_slice)]
     if not isinstance(value, Mapping):
-        names = ", ".join(spec.name for spec in specs)
-        raise InvalidInput(f"the input must be a JSON object with {names}")
+        raise InvalidInput(f"the input must be a JSON object with {names_of(specs)}")
     by_name = {spec.name: spec for spec in specs}
     unknown = sorted(set(value) - set(by_name))
     if unknown:
-        raise InvalidInput(f"the model has no input {unknown[0]!r}; it takes {', '.join(by_name)}")
+        raise InvalidInput(
+            f"the model has no input {shown(unknown[0])!r}; it takes {names_of(specs)}"
+        )
     return [
-        await _row_of(by_name[name], each, max_bytes, time_slice) for name, each in value.items()
+        null_row(name)
+        if each is None and mask_name(name) in by_name
+        else await _row_of(by_name[name], each, max_bytes, time_slice)
+        for name, each in value.items()
     ]
 
 
@@ -228,7 +234,14 @@ async def _output(query: Query, prediction: Prediction, time_slice: TimeSlice) -
         assert query.application is not None
         return json_text(query.application.default_output)
     tensors = output_tensors(query, prediction)
-    texts = [(tensor.name, await row_text(tensor, time_slice)) for tensor in tensors]
+    nulls = {
+        each.name for each in tensors if each.content is Content.NULL_MASK and each.data != b"\0"
+    }
+    texts = [
+        (each.name, b"null" if mask_name(each.name) in nulls else await row_text(each, time_slice))
+        for each in tensors
+        if each.content is not Content.NULL_MASK
+    ]
     if len(texts) == 1:
         return texts[0][1]
     return b"{%b}" % b",".join(b"%b:%b" % (json_text(name), text) for name, text in texts)

@@ -8,9 +8,10 @@ from skysail_common.errors import ApplicationNotFound, DeadlineExceeded, Invalid
 from skysail_common.rpc.contract import Call
 from skysail_common.tensors import Tensor
 from skysail_frontend.core.dispatcher import Dispatcher
+from skysail_frontend.core.lazy_tensors import LazyTensor, PartTensor
 from skysail_frontend.core.query import DEFAULT_PRIORITY, Query, Settle
 from skysail_frontend.core.routes import Application, RouteTable, ServedVersion
-from skysail_frontend.core.validation import Inputs, LazyTensor, PartTensor, validate_inputs
+from skysail_frontend.core.validation import Inputs, validate_inputs
 from skysail_frontend.ingress.function_params import check_params
 
 _LATE_S = 0.001

@@ -312,22 +312,6 @@ def test_examples_of_different_lengths_as_one_batch_are_told_how():
     )
 
 
-class Frame:
-    """The part of a data frame that numpy uses."""
-
-    columns, dtypes = ("a", "b"), (int, str)
-
-    def __array__(self, dtype=None, copy=None):
-        return np.array([[1, "a"]], dtype=object)
-
-
-def test_the_error_about_a_mixed_data_frame_has_a_fix():
-    assert message(lambda x: x, example=Frame()).endswith(
-        "deploy a function of columns, such as `def predict(columns): return "
-        "model.predict(pd.DataFrame(columns))`, with example=dict(df[:1])"
-    )
-
-
 def test_the_error_about_torch_tensors_asks_for_arrays():
     def linear(x):
         raise TypeError("linear(): argument 'input' must be Tensor, not numpy.ndarray")
