@@ -48,13 +48,13 @@ class ModelServer:
         self.service = service
         self.artifact = artifact
         self._transport = transport
-        self._endpoint = endpoint
+        self.endpoint = endpoint
 
     async def connect(self, results: Results, metadata: Metadata | None = None) -> Link:
         """Open a link, by default with the identity of the replica."""
         if metadata is None:
             metadata = identity_metadata(VERSION, self.artifact.sha256)
-        return await self._transport.connect(self._endpoint, _PATH, results, metadata)
+        return await self._transport.connect(self.endpoint, _PATH, results, metadata)
 
 
 def batch_of(number: int, *values: float) -> bytes:

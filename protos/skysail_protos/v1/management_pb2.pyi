@@ -11,6 +11,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from skysail_protos.v1 import model_server_pb2 as _model_server_pb2
 from skysail_protos.v1 import routing_pb2 as _routing_pb2
 from skysail_protos.v1 import tensors_pb2 as _tensors_pb2
 import builtins as _builtins
@@ -570,6 +571,7 @@ class Version(_message.Message):
     DEPLOYMENT_FIELD_NUMBER: _builtins.int
     REPLICAS_FIELD_NUMBER: _builtins.int
     IS_CURRENT_FIELD_NUMBER: _builtins.int
+    PACKAGE_DIFFERENCES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model."""
     version: _builtins.str
@@ -586,7 +588,9 @@ class Version(_message.Message):
     """True if it answers queries without a version."""
     @_builtins.property
     def signature(self) -> _tensors_pb2.Signature:
-        """Inputs and outputs of the model function."""
+        """Inputs and outputs of the model function. Without outputs or inputs, these are not known yet: the
+        first replica learns them.
+        """
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -608,6 +612,10 @@ class Version(_message.Message):
     def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___Replica]:
         """Observed replicas."""
 
+    @_builtins.property
+    def package_differences(self) -> _containers.RepeatedCompositeFieldContainer[_model_server_pb2.PackageDifference]:
+        """Packages whose version in a live replica is not that of the machine of the deploy, by name."""
+
     def __init__(
         self,
         *,
@@ -624,10 +632,11 @@ class Version(_message.Message):
         deployment: Global___Deployment | None = ...,
         replicas: _abc.Iterable[Global___Replica] | None = ...,
         is_current: _builtins.bool = ...,
+        package_differences: _abc.Iterable[_model_server_pb2.PackageDifference] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["deployment", b"deployment", "registered_at", b"registered_at", "signature", b"signature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_bytes", b"artifact_bytes", "artifact_sha256", b"artifact_sha256", "deployment", b"deployment", "input_type", b"input_type", "is_current", b"is_current", "labels", b"labels", "model", b"model", "python_version", b"python_version", "registered_at", b"registered_at", "replicas", b"replicas", "requirements", b"requirements", "signature", b"signature", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_bytes", b"artifact_bytes", "artifact_sha256", b"artifact_sha256", "deployment", b"deployment", "input_type", b"input_type", "is_current", b"is_current", "labels", b"labels", "model", b"model", "package_differences", b"package_differences", "python_version", b"python_version", "registered_at", b"registered_at", "replicas", b"replicas", "requirements", b"requirements", "signature", b"signature", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

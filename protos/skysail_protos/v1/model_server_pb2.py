@@ -23,21 +23,28 @@ _sym_db = _symbol_database.Default()
 
 
 from skysail_protos.v1 import routing_pb2 as skysail__protos_dot_v1_dot_routing__pb2
+from skysail_protos.v1 import tensors_pb2 as skysail__protos_dot_v1_dot_tensors__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$skysail_protos/v1/model_server.proto\x12\nskysail.v1\x1a\x1fskysail_protos/v1/routing.proto\"m\n\x05\x42\x61tch\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0c\n\x04rows\x18\x02 \x03(\r\x12\x0e\n\x06inputs\x18\x03 \x03(\x0c\x12\x15\n\rvariable_dims\x18\x04 \x03(\x03\x12\x13\n\x0b\x65xpected_us\x18\x05 \x01(\r\x12\x0e\n\x06params\x18\x06 \x03(\t\":\n\nBatchError\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04\x63ode\x18\x02 \x01(\x05\x12\x0f\n\x07message\x18\x03 \x01(\t\"\xe4\x01\n\x0b\x42\x61tchResult\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0f\n\x07outputs\x18\x02 \x03(\x0c\x12\x15\n\rvariable_dims\x18\x03 \x03(\x03\x12\x13\n\x0b\x62ytes_sizes\x18\x04 \x03(\x04\x12&\n\x06\x65rrors\x18\x05 \x03(\x0b\x32\x16.skysail.v1.BatchError\x12\x12\n\ncompute_us\x18\x06 \x01(\r\x12\x0f\n\x07wait_us\x18\x07 \x01(\r\x12\x12\n\nbacklog_us\x18\x08 \x01(\r\x12+\n\tlatencies\x18\t \x03(\x0b\x32\x18.skysail.v1.LatencyPoint2O\n\x0bModelServer\x12@\n\x0ePredictBatches\x12\x11.skysail.v1.Batch\x1a\x17.skysail.v1.BatchResult(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$skysail_protos/v1/model_server.proto\x12\nskysail.v1\x1a\x1fskysail_protos/v1/routing.proto\x1a\x1fskysail_protos/v1/tensors.proto\"\x1c\n\x1a\x44\x65scribeLoadedModelRequest\"\x8b\x01\n\x1b\x44\x65scribeLoadedModelResponse\x12\x30\n\x11learned_signature\x18\x01 \x01(\x0b\x32\x15.skysail.v1.Signature\x12:\n\x13package_differences\x18\x02 \x03(\x0b\x32\x1d.skysail.v1.PackageDifference\"Y\n\x11PackageDifference\x12\x0f\n\x07package\x18\x01 \x01(\t\x12\x18\n\x10\x64\x65ployed_version\x18\x02 \x01(\t\x12\x19\n\x11installed_version\x18\x03 \x01(\t\"m\n\x05\x42\x61tch\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0c\n\x04rows\x18\x02 \x03(\r\x12\x0e\n\x06inputs\x18\x03 \x03(\x0c\x12\x15\n\rvariable_dims\x18\x04 \x03(\x03\x12\x13\n\x0b\x65xpected_us\x18\x05 \x01(\r\x12\x0e\n\x06params\x18\x06 \x03(\t\":\n\nBatchError\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04\x63ode\x18\x02 \x01(\x05\x12\x0f\n\x07message\x18\x03 \x01(\t\"\xe4\x01\n\x0b\x42\x61tchResult\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0f\n\x07outputs\x18\x02 \x03(\x0c\x12\x15\n\rvariable_dims\x18\x03 \x03(\x03\x12\x13\n\x0b\x62ytes_sizes\x18\x04 \x03(\x04\x12&\n\x06\x65rrors\x18\x05 \x03(\x0b\x32\x16.skysail.v1.BatchError\x12\x12\n\ncompute_us\x18\x06 \x01(\r\x12\x0f\n\x07wait_us\x18\x07 \x01(\r\x12\x12\n\nbacklog_us\x18\x08 \x01(\r\x12+\n\tlatencies\x18\t \x03(\x0b\x32\x18.skysail.v1.LatencyPoint2\xb7\x01\n\x0bModelServer\x12@\n\x0ePredictBatches\x12\x11.skysail.v1.Batch\x1a\x17.skysail.v1.BatchResult(\x01\x30\x01\x12\x66\n\x13\x44\x65scribeLoadedModel\x12&.skysail.v1.DescribeLoadedModelRequest\x1a\'.skysail.v1.DescribeLoadedModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'skysail_protos.v1.model_server_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_BATCH']._serialized_start=85
-  _globals['_BATCH']._serialized_end=194
-  _globals['_BATCHERROR']._serialized_start=196
-  _globals['_BATCHERROR']._serialized_end=254
-  _globals['_BATCHRESULT']._serialized_start=257
-  _globals['_BATCHRESULT']._serialized_end=485
-  _globals['_MODELSERVER']._serialized_start=487
-  _globals['_MODELSERVER']._serialized_end=566
+  _globals['_DESCRIBELOADEDMODELREQUEST']._serialized_start=118
+  _globals['_DESCRIBELOADEDMODELREQUEST']._serialized_end=146
+  _globals['_DESCRIBELOADEDMODELRESPONSE']._serialized_start=149
+  _globals['_DESCRIBELOADEDMODELRESPONSE']._serialized_end=288
+  _globals['_PACKAGEDIFFERENCE']._serialized_start=290
+  _globals['_PACKAGEDIFFERENCE']._serialized_end=379
+  _globals['_BATCH']._serialized_start=381
+  _globals['_BATCH']._serialized_end=490
+  _globals['_BATCHERROR']._serialized_start=492
+  _globals['_BATCHERROR']._serialized_end=550
+  _globals['_BATCHRESULT']._serialized_start=553
+  _globals['_BATCHRESULT']._serialized_end=781
+  _globals['_MODELSERVER']._serialized_start=784
+  _globals['_MODELSERVER']._serialized_end=967
 # @@protoc_insertion_point(module_scope)

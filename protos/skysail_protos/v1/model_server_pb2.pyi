@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from skysail_protos.v1 import routing_pb2 as _routing_pb2
+from skysail_protos.v1 import tensors_pb2 as _tensors_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -18,6 +19,85 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+@_typing.final
+class DescribeLoadedModelRequest(_message.Message):
+    """Asks for DescribeLoadedModel."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DescribeLoadedModelRequest: _TypeAlias = DescribeLoadedModelRequest  # noqa: Y015
+
+@_typing.final
+class DescribeLoadedModelResponse(_message.Message):
+    """Answers DescribeLoadedModel."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEARNED_SIGNATURE_FIELD_NUMBER: _builtins.int
+    PACKAGE_DIFFERENCES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def learned_signature(self) -> _tensors_pb2.Signature:
+        """Inputs and outputs that the replica learned from its model or from the answer to the example;
+        absent if the artifact states them.
+        """
+
+    @_builtins.property
+    def package_differences(self) -> _containers.RepeatedCompositeFieldContainer[Global___PackageDifference]:
+        """Packages whose version in the replica is not that of the machine of the deploy."""
+
+    def __init__(
+        self,
+        *,
+        learned_signature: _tensors_pb2.Signature | None = ...,
+        package_differences: _abc.Iterable[Global___PackageDifference] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["learned_signature", b"learned_signature"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["learned_signature", b"learned_signature", "package_differences", b"package_differences"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DescribeLoadedModelResponse: _TypeAlias = DescribeLoadedModelResponse  # noqa: Y015
+
+@_typing.final
+class PackageDifference(_message.Message):
+    """A package that has another version in a replica."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PACKAGE_FIELD_NUMBER: _builtins.int
+    DEPLOYED_VERSION_FIELD_NUMBER: _builtins.int
+    INSTALLED_VERSION_FIELD_NUMBER: _builtins.int
+    package: _builtins.str
+    """Name of the distribution."""
+    deployed_version: _builtins.str
+    """Version on the machine of the deploy."""
+    installed_version: _builtins.str
+    """Version in the replica."""
+    def __init__(
+        self,
+        *,
+        package: _builtins.str = ...,
+        deployed_version: _builtins.str = ...,
+        installed_version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deployed_version", b"deployed_version", "installed_version", b"installed_version", "package", b"package"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PackageDifference: _TypeAlias = PackageDifference  # noqa: Y015
 
 @_typing.final
 class Batch(_message.Message):

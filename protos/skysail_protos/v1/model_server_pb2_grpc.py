@@ -40,6 +40,11 @@ class ModelServerStub(object):
                 request_serializer=skysail__protos_dot_v1_dot_model__server__pb2.Batch.SerializeToString,
                 response_deserializer=skysail__protos_dot_v1_dot_model__server__pb2.BatchResult.FromString,
                 _registered_method=True)
+        self.DescribeLoadedModel = channel.unary_unary(
+                '/skysail.v1.ModelServer/DescribeLoadedModel',
+                request_serializer=skysail__protos_dot_v1_dot_model__server__pb2.DescribeLoadedModelRequest.SerializeToString,
+                response_deserializer=skysail__protos_dot_v1_dot_model__server__pb2.DescribeLoadedModelResponse.FromString,
+                _registered_method=True)
 
 
 class ModelServerServicer(object):
@@ -55,6 +60,14 @@ class ModelServerServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DescribeLoadedModel(self, request, context):
+        """Describes the model that a ready replica has loaded. Management calls it once before the replica
+        gets queries, with the metadata of PredictBatches.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ModelServerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -62,6 +75,11 @@ def add_ModelServerServicer_to_server(servicer, server):
                     servicer.PredictBatches,
                     request_deserializer=skysail__protos_dot_v1_dot_model__server__pb2.Batch.FromString,
                     response_serializer=skysail__protos_dot_v1_dot_model__server__pb2.BatchResult.SerializeToString,
+            ),
+            'DescribeLoadedModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.DescribeLoadedModel,
+                    request_deserializer=skysail__protos_dot_v1_dot_model__server__pb2.DescribeLoadedModelRequest.FromString,
+                    response_serializer=skysail__protos_dot_v1_dot_model__server__pb2.DescribeLoadedModelResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -92,6 +110,33 @@ class ModelServer(object):
             '/skysail.v1.ModelServer/PredictBatches',
             skysail__protos_dot_v1_dot_model__server__pb2.Batch.SerializeToString,
             skysail__protos_dot_v1_dot_model__server__pb2.BatchResult.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DescribeLoadedModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/skysail.v1.ModelServer/DescribeLoadedModel',
+            skysail__protos_dot_v1_dot_model__server__pb2.DescribeLoadedModelRequest.SerializeToString,
+            skysail__protos_dot_v1_dot_model__server__pb2.DescribeLoadedModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,6 +38,10 @@ class ModelServerStub:
     skysail-version (such as sum:3) and skysail-artifact (its SHA-256) name the expected version;
     any other replica rejects the call with FAILED_PRECONDITION. Health is grpc.health.v1.
     """
+    DescribeLoadedModel: _grpc.UnaryUnaryMultiCallable[_model_server_pb2.DescribeLoadedModelRequest, _model_server_pb2.DescribeLoadedModelResponse]
+    """Describes the model that a ready replica has loaded. Management calls it once before the replica
+    gets queries, with the metadata of PredictBatches.
+    """
 
 @_typing.type_check_only
 class ModelServerAsyncStub(ModelServerStub):
@@ -48,6 +52,10 @@ class ModelServerAsyncStub(ModelServerStub):
     """Runs batches and returns the result of each, in the order of completion. The metadata
     skysail-version (such as sum:3) and skysail-artifact (its SHA-256) name the expected version;
     any other replica rejects the call with FAILED_PRECONDITION. Health is grpc.health.v1.
+    """
+    DescribeLoadedModel: _aio.UnaryUnaryMultiCallable[_model_server_pb2.DescribeLoadedModelRequest, _model_server_pb2.DescribeLoadedModelResponse]  # type: ignore[assignment]
+    """Describes the model that a ready replica has loaded. Management calls it once before the replica
+    gets queries, with the metadata of PredictBatches.
     """
 
 class ModelServerServicer(metaclass=_abc_1.ABCMeta):
@@ -62,6 +70,16 @@ class ModelServerServicer(metaclass=_abc_1.ABCMeta):
         """Runs batches and returns the result of each, in the order of completion. The metadata
         skysail-version (such as sum:3) and skysail-artifact (its SHA-256) name the expected version;
         any other replica rejects the call with FAILED_PRECONDITION. Health is grpc.health.v1.
+        """
+
+    @_abc_1.abstractmethod
+    def DescribeLoadedModel(
+        self,
+        request: _model_server_pb2.DescribeLoadedModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_server_pb2.DescribeLoadedModelResponse, _abc.Awaitable[_model_server_pb2.DescribeLoadedModelResponse]]:
+        """Describes the model that a ready replica has loaded. Management calls it once before the replica
+        gets queries, with the metadata of PredictBatches.
         """
 
 def add_ModelServerServicer_to_server(servicer: ModelServerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

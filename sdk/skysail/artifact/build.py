@@ -3,7 +3,7 @@
 import hashlib
 import os
 import platform
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from os import PathLike
@@ -15,17 +15,10 @@ from typing import Any
 from skysail.artifact.comments import strip_comments
 from skysail.artifact.default_packages import default_packages
 from skysail.artifact.distributions import needed_packages
-from skysail.artifact.examples import read_examples
-from skysail.artifact.local_function import LocalFunction, style_of
+from skysail.artifact.learning import Calls, learn
 from skysail.artifact.local_modules import local_modules
 from skysail.artifact.pickling import pickle_function
-from skysail.artifact.signature_inference import (
-    check_with_sample_inputs,
-    infer_signature,
-    signature_for_type,
-)
 from skysail.artifact.state_snapshot import preserve_state
-from skysail.artifact.stated_signature import check_examples
 from skysail.artifact.user_files import files_below, user_files
 from skysail.packaging.base import BlobSource, Packaged, PackagingOptions, recognise
 from skysail.packaging.saved_files import removed_on_failure
@@ -33,7 +26,6 @@ from skysail_common import __version__
 from skysail_common.artifacts import (
     DATA_DIRECTORY,
     FILES_DIRECTORY,
-    MAX_EXAMPLES,
     MODEL_FILE,
     MODULES_DIRECTORY,
     PYTHON_LOADER,
@@ -46,12 +38,9 @@ from skysail_common.artifacts import (
     file_sha256,
     to_json,
 )
-from skysail_common.call_style import CallStyle
 from skysail_common.errors import InvalidInput
-from skysail_common.frames.records import FrameRecord
 from skysail_common.loaders.base import ModelContext
-from skysail_common.model_functions import Calling, Function
-from skysail_common.tensors import Signature, Tensor
+from skysail_common.tensors import Signature
 
 
 @dataclass(frozen=True)
@@ -116,9 +105,8 @@ def build_artifact(
             them by name. With `input_type` it takes a list of inputs and returns a list with an
             output for each.
         example: Inputs that the model can answer: an array [batch, …] (or a value that numpy
-            converts to one), a dictionary of inputs by name, or a data frame of pandas or polars, of
-            which each column is an input. The signature is inferred from it, and each replica
-            answers it before it is ready. With `batch=False` it is one input,
+            converts to one), or a dictionary of inputs by name. The signature is inferred from it,
+            and each replica answers it before it is ready. With `batch=False` it is one input,
             without the batch axis.
         examples: Several of them in place of one. An axis whose size differs between them, or
             between their outputs, may have any size. Replicas answer each of them.
@@ -144,7 +132,8 @@ def build_artifact(
     num_given = (example is not None) + (examples is not None) + (input_type is not None)
     if num_given == 0 and packaged.example is not None:
         example, num_given = packaged.example, 1
-    if num_given > 1 or (num_given == 0 and packaged.signature is None):
+    states_signature = packaged.signature is not None or packaged.open is None
+    if num_given > 1 or (num_given == 0 and not states_signature):
         raise InvalidInput(
             "cannot deploy the function: give exactly one of example, examples and input_type"
         )
@@ -154,14 +143,15 @@ def build_artifact(
         preserve_state(code.functions, code.instances),
         removed_on_failure(packaged.temporary),
     ):
-        learned = _learn(
+        learned = learn(
             packaged,
             _context(travelling, files or {}),
             [example] if example is not None else examples,
             input_type,
-            _Calls(batch, max_concurrency),
+            Calls(batch, max_concurrency),
             check=check,
             tries_batch=check and max_batch_size != 1,
+            has_requirements=bool(packaged.requirements or requirements),
         )
     frames = frozenset([learned.frame.library]) if learned.frame else frozenset()
     needed = needed_packages(code.not_sent | frames)
@@ -197,92 +187,6 @@ def build_artifact(
         blobs=tuple(_blob(path, contents[path]) for path in sorted(contents)),
     )
     return Artifact(manifest, contents, packaged.temporary)
-
-
-@dataclass(frozen=True)
-class _Learned:
-    """What the answers to the examples show."""
-
-    signature: Signature
-    style: CallStyle
-    examples: tuple[tuple[Tensor, ...], ...] = ()
-    """Inputs of each example."""
-    frame: FrameRecord | None = None
-    """Columns of the data frames that the model takes."""
-
-
-@dataclass(frozen=True)
-class _Calls:
-    """What the caller says about calls of the function."""
-
-    batch: bool
-    max_concurrency: int | None
-
-    def style(
-        self, function: Function, calling: Calling, inputs: Collection[str] = ()
-    ) -> CallStyle:
-        """Return how replicas call a function (see `style_of`)."""
-        return style_of(
-            function, calling, inputs, batch=self.batch, max_concurrency=self.max_concurrency
-        )
-
-
-def _learn(
-    packaged: Packaged,
-    context: ModelContext,
-    batches: Sequence[Any] | None,
-    input_type: str | None,
-    calls: _Calls,
-    *,
-    check: bool,
-    tries_batch: bool,
-) -> _Learned:
-    """Run the model on its examples, unless the format states the signature."""
-    if batches is not None and len(batches) > MAX_EXAMPLES:
-        raise InvalidInput(
-            f"cannot use {len(batches)} examples: a replica answers each before it is ready; give at "
-            f"most {MAX_EXAMPLES}, of the smallest and the largest sizes"
-        )
-    if packaged.signature is not None and input_type is None:
-        return _stated(packaged, packaged.signature, context, batches or (), calls)
-    if input_type is not None and packaged.calling == "list":
-        return _Learned(signature_for_type(input_type)[1], CallStyle("list"))
-    if packaged.open is None:
-        raise InvalidInput("cannot deploy the model: it cannot run on this machine")
-    function = packaged.open(context)
-    if input_type is not None:
-        made_up, signature = signature_for_type(input_type)
-        style = calls.style(function, "list")
-        if check:
-            check_with_sample_inputs(LocalFunction(function, style), made_up)
-        return _Learned(signature, style)
-    if not batches:
-        raise InvalidInput("cannot use examples: the list is empty; give at least one batch")
-    given = read_examples(function, batches, batch=calls.batch)
-    first = given[0]
-    style = calls.style(function, first.calling, () if first.frame else first.arrays)
-    signature = infer_signature(LocalFunction(function, style), given, tries_batch=tries_batch)
-    return _Learned(signature, style, tuple(each.tensors for each in given), first.frame)
-
-
-def _stated(
-    packaged: Packaged,
-    signature: Signature,
-    context: ModelContext,
-    batches: Sequence[Any],
-    calls: _Calls,
-) -> _Learned:
-    """Check the examples against the signature that the format states."""
-    if not calls.batch:
-        raise InvalidInput(
-            f"cannot call the model row by row: its format, {packaged.loader}, takes batches; leave "
-            "batch= out"
-        )
-    local = None
-    style = CallStyle(packaged.calling, takes_params=packaged.takes_params)
-    if batches and packaged.open is not None:
-        local = LocalFunction(packaged.open(context), style)
-    return _Learned(signature, style, check_examples(local, signature, batches))
 
 
 def _context(

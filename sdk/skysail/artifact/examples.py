@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from skysail.artifact.local_function import takes_params
+from skysail.artifact.function_styles import takes_params
 from skysail_common.errors import InvalidInput, ModelFailed
 from skysail_common.frames.columns import (
     FrameBuilder,
@@ -74,12 +74,13 @@ class Example:
 
 
 def read_examples(
-    function: Function, batches: Sequence[Any], *, batch: bool = True
+    function: Function | None, batches: Sequence[Any], *, batch: bool = True
 ) -> list[Example]:
     """Return examples of the input of a function.
 
     Args:
-        function: Function, whose parameters give the calling convention and the name of the input.
+        function: Function, whose parameters give the calling convention and the name of the input;
+            None if this machine lacks it, which takes an array named `input` or one dictionary.
         batches: Examples, each an array [batch, …] (or a value that numpy converts to one), a
             dictionary of them, or a data frame of pandas or polars; without the batch axis if `batch`
             is false.
@@ -118,7 +119,7 @@ def _read_frame(record: FrameRecord, frame: Any) -> Example:
     return Example("frame", arrays, tensors, record)
 
 
-def read_example(function: Function, example: Any, *, batch: bool = True) -> Example:
+def read_example(function: Function | None, example: Any, *, batch: bool = True) -> Example:
     """Return one example that is no data frame (see `read_examples`)."""
     if isinstance(example, Mapping):
         arrays = {str(name): _array(str(name), value, batch) for name, value in example.items()}
@@ -126,9 +127,10 @@ def read_example(function: Function, example: Any, *, batch: bool = True) -> Exa
             raise InvalidInput(
                 "cannot use the example: the dictionary is empty; give one entry per input"
             )
-        calling: Calling = "keywords" if _takes_keywords(function, arrays) else "mapping"
+        takes_keywords = function is not None and _takes_keywords(function, arrays)
+        calling: Calling = "keywords" if takes_keywords else "mapping"
     else:
-        name = _first_parameter(function)
+        name = _first_parameter(function) if function is not None else "input"
         calling, arrays = "array", {name: _array(name, example, batch)}
     tensors = tuple(from_numpy(name, array) for name, array in arrays.items())
     num_rows = {tensor.shape[0] for tensor in tensors}

@@ -8,28 +8,21 @@ from typing import Any
 import numpy as np
 
 from skysail.artifact.examples import Example
-from skysail.artifact.local_function import LocalFunction, called_code
+from skysail.artifact.function_styles import called_code
 from skysail_common.errors import InvalidInput, ModelFailed
-from skysail_common.frames.nulls import NULL_MASK_SUFFIX
+from skysail_common.local_function import LocalFunction
 from skysail_common.model_functions import (
     LIST_OUTPUT,
     checked_outputs,
 )
+from skysail_common.output_inference import BATCH_ADVICE, merged_outputs, merged_specs, output_specs
 from skysail_common.tensors import (
     CLIPPER_SPECS,
-    Array,
-    Content,
-    DataType,
     InputType,
     Signature,
     TensorSpec,
 )
-from skysail_common.times import NANOSECONDS
 
-_BATCH_ADVICE = (
-    "; it is called with a batch and must return an output for each row, such as "
-    "[predict(row) for row in batch]; deploy a function of one input with batch=False"
-)
 _SINGLE_ADVICE = (
     "; with batch=False it is called with one input, without a batch axis, and the example is one "
     "input; a function of batches is deployed without batch=False"
@@ -77,8 +70,8 @@ def infer_signature(
     """
     answers = [_answer(function, example) for example in examples]
     signature = Signature(
-        _merged([example.specs for example in examples], "input", InvalidInput),
-        _merged(_with_all_masks([answer.specs for answer in answers]), "output", ModelFailed),
+        merged_inputs(examples),
+        merged_outputs([answer.specs for answer in answers]),
         examples[0].frame.library if examples[0].frame else "",
     )
     first = examples[0]
@@ -89,10 +82,19 @@ def infer_signature(
         except Exception as error:
             what = error.message if isinstance(error, ModelFailed) else _describe(error)
             raise ModelFailed(
-                f"the function answers one row, but not two rows at once: {what}{_BATCH_ADVICE}; if "
+                f"the function answers one row, but not two rows at once: {what}{BATCH_ADVICE}; if "
                 "it takes a batch of one row only, give max_batch_size=1"
             ) from error
     return signature
+
+
+def merged_inputs(examples: Sequence[Example]) -> tuple[TensorSpec, ...]:
+    """Return the inputs of examples, in which a size that differs between them is variable.
+
+    Raises:
+        InvalidInput: the examples differ in more than sizes.
+    """
+    return merged_specs([example.specs for example in examples], "input", InvalidInput)
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class _Answer:
 
 
 def _answer(function: LocalFunction, example: Example) -> _Answer:
-    advice = _BATCH_ADVICE if function.style.batch else ""
+    advice = BATCH_ADVICE if function.style.batch else ""
     try:
         # The function gets copies, because it may write to its inputs.
         outputs = function.outputs(example.copied(), example.num_rows)
@@ -113,20 +115,7 @@ def _answer(function: LocalFunction, example: Example) -> _Answer:
         raise ModelFailed(
             f"the function failed on the example: {_describe(error)}{_advice(function, example, error)}"
         ) from error
-    if not outputs:
-        raise ModelFailed("the function returned an empty dict or tuple")
-    for name in outputs:
-        if name.endswith(NULL_MASK_SUFFIX) and name.removesuffix(NULL_MASK_SUFFIX) not in outputs:
-            raise ModelFailed(
-                "the function returned only missing values in output "
-                f"{name.removesuffix(NULL_MASK_SUFFIX)!r}, which show no type; give an example for "
-                "which it returns others"
-            )
-    specs = tuple(_output_spec(name, array) for name, array in outputs.items())
-    try:
-        checked_outputs(outputs, specs, example.num_rows)
-    except ModelFailed as error:
-        raise ModelFailed(f"{error.message}{advice}") from error
+    specs = output_specs(outputs, example.num_rows, advice)
     loose = tuple(
         TensorSpec(spec.name, spec.datatype, (-1,) * len(spec.shape), spec.content)
         for spec in specs
@@ -142,7 +131,8 @@ def _advice(function: LocalFunction, example: Example, error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError):
         return (
             "; the function runs on this machine to learn its signature: install "
-            f"{error.name} here too, or give an input_type in place of the example"
+            f"{error.name} here too, or name its package in pkgs_to_install, so that the first "
+            "replica learns it"
         )
     if ("Tensor" in str(error) and "ndarray" in str(error)) or _is_torch_module(function.function):
         return (
@@ -156,7 +146,7 @@ def _advice(function: LocalFunction, example: Example, error: Exception) -> str:
         )
     if not function.style.batch:
         return _SINGLE_ADVICE if _answers(function, example.copied()) else ""
-    return _BATCH_ADVICE if _answers(function, example.first_row()) else ""
+    return BATCH_ADVICE if _answers(function, example.first_row()) else ""
 
 
 def _is_torch_module(function: Any) -> bool:
@@ -169,78 +159,6 @@ def _answers(function: LocalFunction, inputs: Mapping[str, Any]) -> bool:
         return function.call(inputs) is not None
     except Exception:
         return False
-
-
-def _output_spec(name: str, array: Array) -> TensorSpec:
-    if array.ndim == 0:
-        raise ModelFailed(
-            f"the function returned a single value; it must return one for each row{_BATCH_ADVICE}"
-        )
-    if 0 in array.shape[1:]:
-        raise ModelFailed(f"the function returned an axis of size 0 in output {name!r}")
-    if array.dtype.kind == "O":
-        is_text = all(isinstance(element, str) for element in array.ravel().tolist())
-        content = Content.TEXT if is_text else Content.BINARY
-        return TensorSpec(name, DataType.BYTES, (-1, *array.shape[1:]), content)
-    if array.dtype.kind in NANOSECONDS:
-        content = Content.DATETIME if array.dtype.kind == "M" else Content.DURATION
-        return TensorSpec(name, DataType.INT64, (-1, *array.shape[1:]), content)
-    is_mask = array.dtype == bool and name.endswith(NULL_MASK_SUFFIX)
-    content = Content.NULL_MASK if is_mask else Content.BINARY
-    return TensorSpec(name, DataType.of(array.dtype), (-1, *array.shape[1:]), content)
-
-
-def _with_all_masks(each_specs: Sequence[tuple[TensorSpec, ...]]) -> list[tuple[TensorSpec, ...]]:
-    """Return specifications that all have the masks of any, because not every answer needs one."""
-    masks = {
-        spec.name: spec
-        for specs in each_specs
-        for spec in specs
-        if spec.content is Content.NULL_MASK
-    }
-    return [
-        (
-            *specs,
-            *(mask for name, mask in masks.items() if name not in {each.name for each in specs}),
-        )
-        for specs in each_specs
-    ]
-
-
-def _merged(
-    each_specs: Sequence[tuple[TensorSpec, ...]], kind: str, error: type[InvalidInput | ModelFailed]
-) -> tuple[TensorSpec, ...]:
-    """Return specifications in which a size that differs between examples is variable."""
-    first, *others = each_specs
-    merged = {spec.name: spec for spec in first}
-    for specs in others:
-        if {spec.name for spec in specs} != merged.keys():
-            raise error(
-                f"the examples have different {kind}s: {sorted(merged)} and "
-                f"{sorted(spec.name for spec in specs)}"
-            )
-        for spec in specs:
-            known = merged[spec.name]
-            if (known.datatype, known.content, len(known.shape)) != (
-                spec.datatype,
-                spec.content,
-                len(spec.shape),
-            ):
-                raise error(
-                    f"the examples disagree about {kind} {spec.name!r}: {_named(known)} and "
-                    f"{_named(spec)}; only sizes may differ"
-                )
-            shape = tuple(
-                size if size == other else -1
-                for size, other in zip(known.shape, spec.shape, strict=True)
-            )
-            merged[spec.name] = TensorSpec(spec.name, spec.datatype, shape, spec.content)
-    return tuple(merged.values())
-
-
-def _named(spec: TensorSpec) -> str:
-    content = f" ({spec.content.name.lower()})" if spec.datatype is DataType.BYTES else ""
-    return f"{spec.datatype.name}{content} {list(spec.shape)}"
 
 
 _VALUES: dict[InputType, tuple[Any, Any]] = {
@@ -281,7 +199,7 @@ def check_with_sample_inputs(function: LocalFunction, input_type: InputType) -> 
     ]
     is_batch = function.style.batch
     other = {"input": inputs[0] if is_batch else list(inputs)}
-    advice = _BATCH_ADVICE if is_batch else _SINGLE_ADVICE
+    advice = BATCH_ADVICE if is_batch else _SINGLE_ADVICE
     try:
         outputs = function.outputs({"input": list(inputs)}, len(inputs))
     except ModelFailed as error:

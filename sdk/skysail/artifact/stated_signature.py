@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from skysail.artifact.local_function import LocalFunction
 from skysail_common.errors import InvalidInput, ModelFailed
+from skysail_common.local_function import LocalFunction
 from skysail_common.model_functions import as_array, checked_outputs
 from skysail_common.tensor_conversions import cast
 from skysail_common.tensors import Signature, Tensor, TensorSpec, from_numpy, to_numpy

@@ -186,7 +186,10 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Signature:
-    """Inputs and outputs of a model version, in the order of its function."""
+    """Inputs and outputs of a model version, in the order of its function.
+
+    Inputs or outputs are empty until the first replica of the version has learned them.
+    """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -200,11 +203,14 @@ class Signature:
         is_fixed = all(spec.row_bytes is not None for spec in self.outputs)
         object.__setattr__(self, "has_fixed_outputs", is_fixed)
         for kind, specs in (("input", self.inputs), ("output", self.outputs)):
-            if not specs:
-                raise InvalidInput(f"a signature needs at least one {kind}")
             names = [spec.name for spec in specs]
             if len(set(names)) < len(names):
                 raise InvalidInput(f"two {kind}s of the signature have the same name: {names}")
+
+    @property
+    def is_known(self) -> bool:
+        """False if the first replica has yet to learn inputs or outputs."""
+        return bool(self.inputs and self.outputs)
 
     @property
     def input_type(self) -> InputType:

@@ -11,8 +11,9 @@ from time import perf_counter_ns
 
 from skysail_common.clock import NEVER
 from skysail_common.identifiers import ReplicaId
-from skysail_common.rpc.contract import Stream, Transport
+from skysail_common.rpc.contract import Call, Stream, Transport
 from skysail_model_server.batch_server import (
+    DESCRIBE_LOADED_MODEL,
     PREDICT_BATCHES,
     SERVICE,
     BatchServer,
@@ -54,7 +55,11 @@ class AsyncioBatchServer(BatchServer):
         """
         super().__init__(
             replica_id,
-            transport.server([SERVICE], {}, {PREDICT_BATCHES: self._predict_batches}),
+            transport.server(
+                [SERVICE],
+                {DESCRIBE_LOADED_MODEL: self._described},
+                {PREDICT_BATCHES: self._predict_batches},
+            ),
         )
         self._transport = transport
         self._max_queued_batches = max_queued_batches
@@ -90,6 +95,9 @@ class AsyncioBatchServer(BatchServer):
         await self._server.stop(_STOP_GRACE_S)
         self._transport.close()
         self._jobs.put(None)
+
+    def _described(self, call: Call) -> None:
+        call.reply(self._describe(call.metadata()))
 
     async def _predict_batches(self, stream: Stream) -> None:
         """Answer the batches of a frontend in order."""

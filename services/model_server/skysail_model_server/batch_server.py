@@ -10,13 +10,14 @@ from skysail_common.errors import InvalidInput, Unavailable
 from skysail_common.identifiers import ReplicaId
 from skysail_common.rpc.contract import Server
 from skysail_common.rpc.link_identity import check_identity
-from skysail_common.rpc.messages import latencies_to_proto
+from skysail_common.rpc.messages import description_to_proto, latencies_to_proto
 from skysail_model_server.execution import Execution
 from skysail_model_server.model import Model
 from skysail_protos.v1 import model_server_pb2 as pb
 
 SERVICE = "skysail.v1.ModelServer"
 PREDICT_BATCHES = f"/{SERVICE}/PredictBatches"
+DESCRIBE_LOADED_MODEL = f"/{SERVICE}/DescribeLoadedModel"
 
 _MAX_US = 2**32 - 1
 
@@ -69,6 +70,15 @@ class BatchServer(ABC):
             raise Unavailable(f"replica {self._replica_id} is not ready")
         check_identity(metadata, self._replica_id.model_version, self._model.artifact_sha256)
         return self._model
+
+    def _describe(self, metadata: Mapping[str, str | bytes]) -> bytes:
+        """Return the description of the model for a caller with this metadata.
+
+        Raises:
+            SkysailError: as for `_model_for`.
+        """
+        description = self._model_for(metadata).description
+        return description_to_proto(description).SerializeToString()
 
 
 def parse_batch(message: bytes) -> pb.Batch:

@@ -8,6 +8,7 @@ from skysail_common.call_style import CallStyle
 from skysail_common.frames.columns import FrameBuilder
 from skysail_common.loaders.base import Loader
 from skysail_common.model_functions import Function
+from skysail_common.replica_description import ReplicaDescription
 from skysail_common.tensors import Array, Signature
 from skysail_model_server.calls.base import Answers, QueryInputs
 from skysail_model_server.calls.choice import calls_of
@@ -44,6 +45,8 @@ class Model:
         """Rows and seconds of the batches of the warm-up, by rows."""
         self.longest_call_s = 0.0
         """Longest call of the warm-up, in seconds."""
+        self.description = ReplicaDescription()
+        """What management learns about the model before the replica gets queries."""
         self.example: Sequence[Array] = ()
         """Inputs [batch, …] that the function has answered once; empty without an example."""
         self.function = UserFunction(function, style, signature, frames)

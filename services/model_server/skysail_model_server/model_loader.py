@@ -17,8 +17,11 @@ from skysail_common.clock import MONOTONIC
 from skysail_common.errors import SkysailError
 from skysail_common.frames.columns import make_builder
 from skysail_common.loaders.base import ModelContext, make_loader
+from skysail_common.local_function import LocalFunction
+from skysail_common.replica_description import ReplicaDescription
 from skysail_common.replica_events import place_of
 from skysail_common.tensors import Array, Content, Signature, Tensor, TensorSpec, to_numpy
+from skysail_model_server.learning import learn_signature
 from skysail_model_server.model import Model
 from skysail_model_server.package_differences import PackageDifferences, compare_packages
 from skysail_model_server.start_progress import StartProgress
@@ -80,7 +83,18 @@ def load_model(
     # SystemExit of user code is caught too; no signal raises here.
     except BaseException as error:
         raise _failed("loading the model failed", error, packages, modules_dir) from error
-    model = Model(function, manifest.call_style, signature, artifact.sha256, loader, frames)
+    learned = None
+    if not signature.is_known:
+        progress.begin("learning the signature")
+        local = LocalFunction(function, manifest.call_style)
+        try:
+            learned = learn_signature(loader, local, signature, examples, frames)
+        except BaseException as error:
+            what = "learning the signature failed"
+            raise _failed(what, error, packages, modules_dir) from error
+    known = learned or signature
+    model = Model(function, manifest.call_style, known, artifact.sha256, loader, frames)
+    model.description = ReplicaDescription(learned, packages.versions)
     if examples and limits is not None:
         model.example = examples[0]
         progress.begin("warming up, call 1")

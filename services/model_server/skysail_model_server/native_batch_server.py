@@ -26,6 +26,7 @@ from skysail_common.rpc.native.outgoing import WELL, Outgoing, ending_of
 from skysail_common.rpc.native.server import NativeServer
 from skysail_common.rpc.statuses import as_skysail_error
 from skysail_model_server.batch_server import (
+    DESCRIBE_LOADED_MODEL,
     PREDICT_BATCHES,
     SERVICE,
     BatchServer,
@@ -73,7 +74,7 @@ class NativeBatchServer(BatchServer):
             lambda: self._engine.counters()["unsent_bytes"],
             lambda: None,
             [SERVICE],
-            unary=[],
+            unary=[DESCRIBE_LOADED_MODEL],
             streams=[PREDICT_BATCHES, reflection.PATH],
         )
         super().__init__(replica_id, server)
@@ -115,7 +116,9 @@ class NativeBatchServer(BatchServer):
 
     def _take(self, timeout_ms: int) -> None:
         """Handle the events of the engine."""
-        _, events = self._engine.take(timeout_ms)
+        calls, events = self._engine.take(timeout_ms)
+        for call_id, path, _, _, headers, _ in calls:
+            self._called(call_id, path, headers.as_dict())
         for event in events:
             stream_id = event[1]
             if event[0] == MESSAGE:
@@ -129,6 +132,13 @@ class NativeBatchServer(BatchServer):
             elif event[0] == CANCELLED:
                 # `_answer` skips the queued batches of a removed stream.
                 self._streams.pop(stream_id, None)
+
+    def _called(self, call_id: int, path: str, metadata: Mapping[str, str | bytes]) -> None:
+        """Answer the only unary call of the service."""
+        try:
+            self._outgoing.reply(call_id, self._describe(metadata))
+        except Exception as error:
+            self._outgoing.end(call_id, ending_of(as_skysail_error(error, path)))
 
     def _guarded(
         self, stream_id: int, receive: Callable[[int, bytes], None], message: bytes

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from skysail_common.artifacts import Manifest
+from skysail_common.replica_description import PackageDifference
 
 
 @dataclass(frozen=True)
@@ -19,9 +20,13 @@ class PackageDifferences:
 
     missing: tuple[str, ...] = ()
     """Requirements, such as `httpx==0.28.1`, without an importable module in the replica."""
-    differing: tuple[str, ...] = ()
-    """Sentences, such as `numpy is 2.4.6 here and was 1.26.4 there`."""
+    versions: tuple[PackageDifference, ...] = ()
     import_reason: str = ""
+
+    @property
+    def differing(self) -> tuple[str, ...]:
+        """Sentences, such as `numpy is 2.4.6 here and was 1.26.4 there`."""
+        return tuple(map(str, self.versions))
 
     def hints(self, error: BaseException) -> Iterator[str]:
         """Yield the differences that may have caused an error, one line each."""
@@ -40,7 +45,7 @@ class PackageDifferences:
 def compare_packages(manifest: Manifest) -> PackageDifferences:
     """Return the differences between the packages of an artifact and the installed ones."""
     missing: list[str] = []
-    differing: list[str] = []
+    differing: list[PackageDifference] = []
     for package, wanted in sorted(manifest.packages.items()):
         try:
             found = importlib.metadata.version(package)
@@ -50,7 +55,7 @@ def compare_packages(manifest: Manifest) -> PackageDifferences:
                 missing.append(f"{package}=={wanted}")
         else:
             if found != wanted:
-                differing.append(f"{package} is {found} here and was {wanted} there")
+                differing.append(PackageDifference(package, wanted, found))
     return PackageDifferences(tuple(missing), tuple(differing), manifest.import_reason)
 
 

@@ -87,8 +87,6 @@ def spec(**changes: object) -> tensors_pb2.TensorSpec:
 @pytest.mark.parametrize(
     ("inputs", "outputs", "message"),
     [
-        ([], [spec()], "at least one input"),
-        ([spec()], [], "at least one output"),
         ([spec(), spec()], [spec()], "two inputs of the signature have the same name"),
         ([spec(shape=[])], [spec()], "must have a batch axis"),
         ([spec(shape=[-1, 0])], [spec()], "has an impossible shape"),

@@ -3,6 +3,7 @@ import logging
 import platform
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from skysail_common.artifacts import (
     example_file,
 )
 from skysail_common.errors import InvalidInput
+from skysail_common.loaders.python import PythonLoader
 from skysail_common.model_functions import LIST_OUTPUT
+from skysail_common.replica_description import PackageDifference
 from skysail_common.tensors import (
     CLIPPER_SPECS,
     Content,
@@ -29,6 +32,7 @@ from skysail_common.tensors import (
     TensorSpec,
     from_numpy,
 )
+from skysail_model_server import model_loader
 from skysail_model_server.model import Model
 from skysail_model_server.model_loader import LoadFailed, load_model
 
@@ -369,3 +373,50 @@ def test_a_file_that_is_not_an_artifact_is_refused(tmp_path: Path, work_dir: Pat
     path.write_bytes(b"no zip")
     with pytest.raises(InvalidInput, match="not an artifact"):
         unpack_archive(path, work_dir)
+
+
+class StatesItself(PythonLoader):
+    """A loader of a format that states its outputs."""
+
+    def signature(self) -> Signature:
+        return Signature((replace(X, name="other"),), (replace(OUT, name="stated"),))
+
+
+def test_a_model_learns_its_outputs_from_the_answer_to_its_example(tmp_path: Path, work_dir: Path):
+    model = load(tmp_path, remembers, signature=Signature((X,), ()))
+    assert model.signature == Signature((X,), (OUT,))
+    assert model.description.learned_signature == model.signature
+    assert model.predict([EXAMPLE], 2)[0].tolist() == (EXAMPLE * 2).tolist()
+
+
+def test_a_model_whose_signature_is_stated_learns_none(tmp_path: Path, work_dir: Path):
+    description = load(tmp_path, packages={"numpy": "1.0"}).description
+    assert description.learned_signature is None
+    assert description.package_differences == (PackageDifference("numpy", "1.0", NUMPY),)
+
+
+def test_a_format_may_state_what_it_answers(tmp_path: Path, work_dir: Path, monkeypatch):
+    monkeypatch.setattr(model_loader, "make_loader", lambda name, options: StatesItself(options))
+    model = load(tmp_path, lambda x: {"stated": x}, signature=Signature((X,), ()))
+    assert [spec.name for spec in model.signature.outputs] == ["stated"]
+    assert model.signature.inputs == (X,)
+    other = load(tmp_path, signature=Signature((), ()), examples=())
+    assert [spec.name for spec in other.signature.inputs] == ["other"]
+
+
+@pytest.mark.parametrize(
+    ("function", "examples", "text"),
+    [
+        (remembers, (), "cannot learn the signature: the model does not state its inputs"),
+        (fails, (EXAMPLE,), "learning the signature failed: ZeroDivisionError: on purpose"),
+        (lambda x: 3.0, (EXAMPLE,), "it must return one for each row"),
+        (lambda x: {}, (EXAMPLE,), "the function returned an empty dict or tuple"),
+        (lambda x: x[:1], (EXAMPLE,), "1 rows in output 'output' for 2 rows"),
+    ],
+)
+def test_a_signature_that_cannot_be_learned_is_a_failed_load(
+    tmp_path: Path, work_dir: Path, function, examples, text
+):
+    with pytest.raises(LoadFailed) as raised:
+        load(tmp_path, function, signature=Signature((X,), ()), examples=examples)
+    assert text in raised.value.message

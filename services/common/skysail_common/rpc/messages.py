@@ -6,9 +6,10 @@ from typing import Any, cast
 from google.protobuf.duration_pb2 import Duration
 
 from skysail_common.errors import InvalidInput, shown
+from skysail_common.replica_description import PackageDifference, ReplicaDescription
 from skysail_common.serving_options import PolicyName, ServingOptions
 from skysail_common.tensors import Content, DataType, InputType, Signature, Tensor, TensorSpec
-from skysail_protos.v1 import routing_pb2, tensors_pb2
+from skysail_protos.v1 import model_server_pb2, routing_pb2, tensors_pb2
 
 _MAX_DURATION_S = 86_400 * 365.0
 _POLICY_PREFIX = len("BATCHING_POLICY_")
@@ -106,6 +107,42 @@ def signature_to_proto(signature: Signature) -> tensors_pb2.Signature:
         inputs=[_spec_to_proto(spec) for spec in signature.inputs],
         outputs=[_spec_to_proto(spec) for spec in signature.outputs],
         frame=signature.frame,
+    )
+
+
+def difference_to_proto(difference: PackageDifference) -> model_server_pb2.PackageDifference:
+    """Return the message of a package with another version."""
+    return model_server_pb2.PackageDifference(**vars(difference))
+
+
+def difference_from_proto(message: model_server_pb2.PackageDifference) -> PackageDifference:
+    """Return the package with another version of a message."""
+    return PackageDifference(message.package, message.deployed_version, message.installed_version)
+
+
+def description_to_proto(
+    description: ReplicaDescription,
+) -> model_server_pb2.DescribeLoadedModelResponse:
+    """Return the message of the description of a loaded model."""
+    learned = description.learned_signature
+    return model_server_pb2.DescribeLoadedModelResponse(
+        learned_signature=None if learned is None else signature_to_proto(learned),
+        package_differences=map(difference_to_proto, description.package_differences),
+    )
+
+
+def description_from_proto(
+    message: model_server_pb2.DescribeLoadedModelResponse,
+) -> ReplicaDescription:
+    """Return the description of a loaded model.
+
+    Raises:
+        InvalidInput: the learned signature is invalid.
+    """
+    has_learned = message.HasField("learned_signature")
+    return ReplicaDescription(
+        signature_from_proto(message.learned_signature) if has_learned else None,
+        tuple(map(difference_from_proto, message.package_differences)),
     )
 
 

@@ -58,9 +58,12 @@ def _json(text: str) -> Any:
 
 
 def _version(message: routing_pb2.RoutedVersion) -> ServedVersion:
+    signature = signature_from_proto(message.signature)
+    if not signature.is_known:
+        raise InvalidInput(f"model '{message.model}:{message.version}' has no signature")
     return ServedVersion(
         ModelVersion(message.model, message.version),
-        signature_from_proto(message.signature),
+        signature,
         serving_from_proto(message.serving, ServingOptions().max_batch_size),
         is_current=message.is_current,
         num_replicas=message.num_replicas,

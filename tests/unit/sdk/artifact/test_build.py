@@ -16,6 +16,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 import skysail_common
 from skysail.artifact.build import build_artifact
+from skysail.packaging.base import Packaged
 from skysail_common.artifacts import parse_manifest
 from skysail_common.errors import InvalidInput, ModelFailed
 from skysail_common.model_functions import LIST_OUTPUT
@@ -250,14 +251,51 @@ def test_the_error_has_the_text_of_the_function():
     assert message.startswith("the function failed on the example: ValueError: matmul")
 
 
-def test_a_missing_package_must_be_installed_on_this_machine():
-    def predict(x):
-        import nosuchpackage  # noqa: F401
+def needs_a_package(x):
+    import nosuchpackage  # noqa: F401
 
-    assert failure(predict, example=X, requirements=["nosuchpackage"]).endswith(
+
+def test_a_missing_package_must_be_installed_here_or_in_replicas():
+    assert failure(needs_a_package, example=X).endswith(
         "No module named 'nosuchpackage'; the function runs on this machine to learn its signature: "
-        "install nosuchpackage here too, or give an input_type in place of the example"
+        "install nosuchpackage here too, or name its package in pkgs_to_install, so that the first "
+        "replica learns it"
     )
+
+
+def test_a_replica_learns_the_outputs_of_a_function_whose_package_only_it_has():
+    artifact = build_artifact(
+        needs_a_package, examples=[X, np.ones((2, 5))], requirements=["nosuchpackage"]
+    )
+    assert artifact.signature.inputs == (TensorSpec("x", DataType.FP64, (-1, -1)),)
+    assert artifact.signature.outputs == ()
+    assert artifact.manifest.examples == ((X.shape,), ((2, 5),))
+
+
+def test_a_class_that_cannot_load_here_is_learned_in_a_replica():
+    class Model:
+        def load(self, context):
+            import nosuchpackage  # noqa: F401
+
+        def predict(self, x):
+            return x
+
+    artifact = build_artifact(Model, example=X, requirements=["nosuchpackage"])
+    assert (artifact.manifest.calling, artifact.signature.outputs) == ("array", ())
+    assert [spec.name for spec in artifact.signature.inputs] == ["input"]
+    with pytest.raises(ModuleNotFoundError):
+        build_artifact(Model, example=X)
+    assert build_artifact(Model, input_type="doubles", requirements=["nosuchpackage"])
+
+
+def test_a_format_that_this_machine_cannot_open_is_learned_in_a_replica(monkeypatch):
+    packaged = Packaged(open=None, loader="some", data={"model.some": b"weights"})
+    monkeypatch.setattr("skysail.artifact.build.recognise", lambda *_: packaged)
+    artifact = build_artifact("model.some", example={"a": X, "b": X})
+    assert artifact.manifest.calling == "mapping"
+    assert [spec.name for spec in artifact.signature.inputs] == ["a", "b"]
+    assert not artifact.signature.is_known
+    assert build_artifact("model.some").signature == Signature((), ())
 
 
 @pytest.mark.parametrize(

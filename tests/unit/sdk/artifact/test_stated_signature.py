@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from skysail.artifact.local_function import LocalFunction
 from skysail.artifact.stated_signature import check_examples
 from skysail_common.call_style import CallStyle
 from skysail_common.errors import InvalidInput, ModelFailed
+from skysail_common.local_function import LocalFunction
 from skysail_common.tensors import Content, DataType, Signature, TensorSpec, to_numpy
 
 ONE = Signature(
