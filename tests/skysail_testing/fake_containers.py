@@ -4,7 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
-from skysail_common.errors import ReplicaNotFound, Unsupported
+from skysail_common.errors import ReplicaNotFound, Unavailable, Unsupported
+from skysail_common.identifiers import ModelVersion
+from skysail_common.replica_description import ReplicaDescription
 from skysail_common.resources import Resources
 from skysail_common.states import ReplicaState
 from skysail_management.containers.base import (
@@ -54,6 +56,10 @@ class FakeContainerManager(ContainerManager):
         """Versions whose start never returns."""
         self.start_takes_s = 0.0
         self.changes = ChangeFeed()
+        self.descriptions: dict[str, ReplicaDescription] = {}
+        """What replicas tell about their models, by replica id; nothing by default."""
+        self.describe_errors: list[Exception] = []
+        self.num_descriptions = 0
 
     def max_concurrent_starts(self) -> int:
         return self.start_limit
@@ -106,6 +112,19 @@ class FakeContainerManager(ContainerManager):
         elif self.becomes_ready:
             self.set_state(container_id, ReplicaState.READY)
         return container
+
+    async def describe(
+        self, endpoint: str, version: ModelVersion, artifact_sha256: str
+    ) -> ReplicaDescription:
+        """Answer as the replica at an endpoint."""
+        self.num_descriptions += 1
+        if self.describe_errors:
+            raise self.describe_errors.pop(0)
+        found = [box.replica_id for box in self.live.values() if box.endpoint == endpoint]
+        if not found:
+            raise Unavailable(f"nothing listens at {endpoint}")
+        assert found[0].model_version == version
+        return self.descriptions.get(str(found[0]), ReplicaDescription())
 
     async def stop(self, container_id: str, drain_timeout_s: float) -> None:
         if self.stop_errors:

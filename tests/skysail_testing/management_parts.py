@@ -52,6 +52,7 @@ def make_artifact(
     input_type: InputType = InputType.DOUBLES,
     requirements: Sequence[str] = (),
     packages: Mapping[str, str] | None = None,
+    signature: Signature | None = None,
 ) -> bytes:
     """Return a valid artifact; `content` makes its digest unique."""
     manifest = Manifest(
@@ -59,7 +60,7 @@ def make_artifact(
         python_version=platform.python_version(),
         packages=dict(packages or {}),
         requirements=tuple(requirements),
-        signature=SignatureRecord.of(signature_of(input_type)),
+        signature=SignatureRecord.of(signature or signature_of(input_type)),
         calling="list",
     )
     buffer = io.BytesIO()
@@ -127,6 +128,7 @@ class ManagementParts:
             options,
             now,
             self.tasks,
+            manager.describe,
         )
         self.records.check = Rules(self.records, self.reconciler.num_ready).check
         self.applications = Applications(self.records, self.reconciler)

@@ -10,6 +10,7 @@ from skysail_common.errors import InvalidInput
 from skysail_common.identifiers import ReplicaId
 from skysail_common.redaction import without_credentials
 from skysail_common.rpc.messages import (
+    difference_to_proto,
     duration,
     input_type_from_proto,
     latencies_to_proto,
@@ -171,6 +172,7 @@ def version_to_proto(
         deployment=deployment_to_proto(deployment) if deployment else None,
         replicas=_replicas(record, deployment, loop),
         is_current=is_current,
+        package_differences=map(difference_to_proto, loop.package_differences if loop else ()),
     )
 
 

@@ -119,7 +119,7 @@ class Routing:
         for deployment in self._records.deployments.all():
             name = str(deployment.model_version)
             record = self._records.versions.get(name)
-            if record is None:
+            if record is None or not record.to_signature().is_known:
                 continue
             model = self._records.models.get(record.model)
             is_current = model is not None and model.current_version == record.version

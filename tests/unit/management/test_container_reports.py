@@ -19,12 +19,12 @@ async def test_failing_report_does_not_block_others(tmp_path: Path, monkeypatch,
     observe = VersionLoop.observe
     num_taken = 0
 
-    def observed(self, container):
+    def observed(self, container, **options):
         nonlocal num_taken
         num_taken += 1
         if container.container_id == "c1" and num_taken == 1:
             raise KeyError("a bug")
-        observe(self, container)
+        observe(self, container, **options)
 
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1", num_replicas=2)

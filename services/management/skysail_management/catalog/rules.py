@@ -86,7 +86,7 @@ class Rules:
             if not versions:
                 raise ModelNotFound(f"model '{route.model}:{route.version}' is not registered")
             for record in versions:
-                check_input_type(application, record.model_version, record.input_type)
+                _check_fits(application, record)
 
     def _check_model(self, after: "_After", name: str) -> None:
         model = after.model(name)
@@ -105,12 +105,12 @@ class Rules:
         version = after.version(name)
         before = self._records.versions.get(name)
         if version is not None:
-            if before is None:
+            if before is None or before.signature != version.signature:
                 expected = (application for _, application in after.pending_applications())
                 for application in chain(after.applications(), expected):
                     for route in application.routes:
-                        if route.model == version.model and not route.version:
-                            check_input_type(application, version.model_version, version.input_type)
+                        if route.model == version.model and route.version in ("", version.version):
+                            _check_fits(application, version)
             return
         if after.deployment(name) is not None:
             raise ModelInUse(
@@ -153,7 +153,7 @@ class Rules:
         for version, pending in after.pending_applications(application.name):
             check_pending(application, pending, version)
         for record in after.versions(deployment.model):
-            check_input_type(application, record.model_version, record.input_type)
+            _check_fits(application, record)
 
 
 class _After:
@@ -254,6 +254,12 @@ def check_input_type(
             f"application {application.name!r} takes {application.input_type.name.lower()}, but "
             f"model {str(version)!r} takes {input_type.name.lower()}"
         )
+
+
+def _check_fits(application: ApplicationRecord, version: VersionRecord) -> None:
+    # A version whose inputs are not known yet is checked when a replica has learned them.
+    if version.signature.inputs:
+        check_input_type(application, version.model_version, version.input_type)
 
 
 def _route_to(

@@ -47,6 +47,8 @@ class Stop:
     reason: str
     is_failure: bool = False
     """True if the stop counts as a failure of the replica."""
+    is_permanent: bool = False
+    """True if a restart would only repeat the failure."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,9 @@ from skysail_common.process.lifecycle import BackgroundTasks
 from skysail_common.states import ReplicaState
 from skysail_management.artifacts.store import ArtifactStore
 from skysail_management.containers.base import Container, ContainerManager, VersionSpec
+from skysail_management.containers.description import describe_model
 from skysail_management.events import DeployEvents
+from skysail_management.reconciler.descriptions import DescribeModel
 from skysail_management.reconciler.specs import ReconcilerOptions, version_spec
 from skysail_management.reconciler.start_slots import StartSlots
 from skysail_management.reconciler.version_loop import VersionLoop
@@ -35,8 +37,10 @@ class Reconciler:
         options: ReconcilerOptions,
         clock: Clock,
         tasks: BackgroundTasks,
+        describe: DescribeModel = describe_model,
     ) -> None:
         """Create an idle reconciler; failures of its tasks go to the owner of `tasks`."""
+        self._describe = describe
         self._records = records
         self._manager = manager
         self._artifacts = artifacts
@@ -56,7 +60,7 @@ class Reconciler:
             ContainerManagerUnavailable: the container manager does not answer.
         """
         await self._manager.open()
-        await self._resync()
+        await self._resync(is_adopted=True)
         self._tasks.start_essential(self._watch(), "container changes")
         self._tasks.start_essential(self._resync_often(), "resync")
 
@@ -121,6 +125,7 @@ class Reconciler:
                 self.publish_routing,
                 self._slots,
                 self._tasks.group(),
+                self._describe,
             )
             self._loops[version] = loop
             self._tasks.start(self._run(loop), f"reconciler of {version}")
@@ -140,9 +145,10 @@ class Reconciler:
         async for container in self._manager.watch():
             self._observe(container)
 
-    def _observe(self, container: Container) -> None:
+    def _observe(self, container: Container, *, is_adopted: bool = False) -> None:
         try:
-            self._loop(container.replica_id.model_version).observe(container)
+            loop = self._loop(container.replica_id.model_version)
+            loop.observe(container, is_adopted=is_adopted)
         except Exception:
             # A report about one container must not block the others; the next resync retries it.
             log.exception(
@@ -160,7 +166,7 @@ class Reconciler:
             except Exception:
                 log.exception("resync failed")
 
-    async def _resync(self) -> None:
+    async def _resync(self, *, is_adopted: bool = False) -> None:
         listed = {each.container_id: each for each in await self._manager.list()}
         for loop in list(self._loops.values()):
             loop.drop_missing(listed)
@@ -170,7 +176,7 @@ class Reconciler:
             # The failure of an unknown failed container was already counted.
             is_news = container.state.is_live if state is None else state is not container.state
             if is_news and state is not ReplicaState.DRAINING:
-                self._observe(container)
+                self._observe(container, is_adopted=is_adopted)
         self.wake_all()
 
     def _needed_specs(self) -> list[VersionSpec]:

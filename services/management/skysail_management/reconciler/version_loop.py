@@ -10,7 +10,13 @@ from skysail_common.errors import ModelNotFound, SkysailError
 from skysail_common.identifiers import ModelVersion, ReplicaId
 from skysail_common.process.backoff import BackOff
 from skysail_common.process.lifecycle import BackgroundTasks
+from skysail_common.replica_description import (
+    PackageDifference,
+    ReplicaDescription,
+    describe_differences,
+)
 from skysail_common.states import ReplicaState
+from skysail_management.catalog.signatures import learn_signature
 from skysail_management.containers.base import (
     Container,
     ContainerManager,
@@ -21,8 +27,9 @@ from skysail_management.containers.base import (
 )
 from skysail_management.containers.exit_reasons import explain_start_timeout
 from skysail_management.events import DeployEvent, DeployEvents, DeployStep
+from skysail_management.reconciler.descriptions import DescribeModel, Descriptions
 from skysail_management.reconciler.launcher import Launcher
-from skysail_management.reconciler.observation import ReplicaHistory
+from skysail_management.reconciler.observation import Observation, ReplicaHistory
 from skysail_management.reconciler.plan import Stop, plan_replicas
 from skysail_management.reconciler.preparation import prepare_while_wanted
 from skysail_management.reconciler.rollout import PublishRouting, Rollout
@@ -51,6 +58,7 @@ class VersionLoop:
         publish_routing: PublishRouting,
         slots: StartSlots,
         tasks: BackgroundTasks,
+        describe: DescribeModel,
     ) -> None:
         """Create an idle loop; `run` starts it.
 
@@ -64,6 +72,7 @@ class VersionLoop:
             publish_routing: Called when a replica becomes ready or stops being ready.
             slots: Bound the concurrent starts of all versions.
             tasks: Group of the tasks of this loop, which stops them.
+            describe: Asks a replica for its description.
         """
         self.version = version
         self._records = records
@@ -80,6 +89,7 @@ class VersionLoop:
         """True after a failure of a replica that was never ready, until the next preparation."""
         self._tasks = tasks
         self._launcher = Launcher(version, manager, slots, self, tasks, clock)
+        self._descriptions = Descriptions(version, describe, self, tasks)
         self._rollout = Rollout(version, records, events, publish_routing, lambda: self.num_ready)
 
     def wake(self) -> None:
@@ -103,15 +113,35 @@ class VersionLoop:
     @property
     def num_ready(self) -> int:
         """Number of replicas that take batches; one with an outdated artifact takes none."""
-        return self.replicas.num_ready(self._artifact())
+        return self.replicas.num_ready(self.artifact)
 
-    def _artifact(self) -> str:
+    @property
+    def artifact(self) -> str:
+        """SHA-256 of the present artifact; empty if the version is not registered."""
         record = self._records.versions.get(str(self.version))
         return record.artifact_sha256 if record else ""
 
-    def observe(self, container: Container) -> None:
-        """Record a report of the container manager about a container of this version."""
+    @property
+    def needs_signature(self) -> bool:
+        """True until the first replica has learned the signature."""
+        record = self._records.versions.get(str(self.version))
+        return record is not None and not record.to_signature().is_known
+
+    @property
+    def package_differences(self) -> tuple[PackageDifference, ...]:
+        """Packages with other versions in a live replica than on the machine of the deploy."""
+        return self._descriptions.package_differences
+
+    def observe(self, container: Container, *, is_adopted: bool = False) -> None:
+        """Record a report of the container manager about a container of this version.
+
+        Args:
+            container: The report.
+            is_adopted: True if an earlier management started the container.
+        """
         before = self.replicas.live.get(container.container_id)
+        if not container.is_outdated(self.artifact) and not _is_draining(before):
+            container = self._descriptions.admit(container, is_adopted=is_adopted)
         was_ready = before is not None and before.container.state is ReplicaState.READY
         observed = self.replicas.record(container)
         container = observed.container
@@ -133,6 +163,21 @@ class VersionLoop:
         if is_ready != was_ready:
             self._publish_routing()
         self._wake.set()
+
+    async def described(self, container: Container, description: ReplicaDescription) -> str:
+        """Record the description of a replica; see `Descriptions`."""
+        problem = await learn_signature(
+            self._records, self.version, self.artifact, description.learned_signature
+        )
+        if text := describe_differences(description.package_differences):
+            self._publish(DeployStep.NOTICE, f"{container.replica_id}: {text}", container)
+        return problem
+
+    def reject(self, container_id: str, reason: str) -> None:
+        """Stop a container as failed for good, unless it stops already."""
+        observed = self.replicas.live.get(container_id)
+        if observed is not None and not _is_draining(observed):
+            self._begin_stop(Stop(container_id, reason, is_failure=True, is_permanent=True))
 
     def drop_missing(self, listed: Collection[str]) -> None:
         """Treat containers that the manager no longer lists as failed."""
@@ -201,7 +246,7 @@ class VersionLoop:
             self._rollout.reset()
             # The next deployment may have another artifact under the same name.
             self._is_prepared = False
-        artifact = self._artifact()
+        artifact = self.artifact
         observed = [each.for_plan(artifact) for each in self.replicas.live.values()]
         todo = plan_replicas(
             deployment.num_replicas if deployment else 0,
@@ -297,9 +342,11 @@ class VersionLoop:
         container_id = container.container_id
         log.info("replica stopping", extra={"container": container_id, "reason": stop.reason})
         if stop.is_failure:
-            container = explain_start_timeout(
-                container, await read_log_tail(self._manager, container_id)
-            )
+            tail = await read_log_tail(self._manager, container_id)
+            if stop.is_permanent:
+                container = replace(container, is_permanent=True, log_tail=tail)
+            else:
+                container = explain_start_timeout(container, tail)
             last = self.replicas.live.get(container_id)
             self._count_failure(container, was_ready=last is not None and last.was_ready)
         if routed is not None:
@@ -322,3 +369,7 @@ class VersionLoop:
                 num_replicas=deployment.num_replicas if deployment else 0,
             ),
         )
+
+
+def _is_draining(observed: Observation | None) -> bool:
+    return observed is not None and observed.container.state is ReplicaState.DRAINING
