@@ -9,7 +9,12 @@ from typing import Any
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from skysail_common.rpc.messages import serving_from_proto, signature_from_proto
+from skysail_common.replica_description import PackageDifference
+from skysail_common.rpc.messages import (
+    difference_from_proto,
+    serving_from_proto,
+    signature_from_proto,
+)
 from skysail_common.serving_options import ServingOptions
 from skysail_common.tensors import Content, InputType, Signature, TensorSpec
 from skysail_protos.v1 import management_pb2 as pb
@@ -148,12 +153,13 @@ def inputs_in_words(signature: Signature) -> str:
 
 def _in_words(specs: Sequence[TensorSpec], *, has_shapes: bool) -> str:
     # Times have the name of their content; a mask is a part of its tensor.
-    return ", ".join(
+    words = ", ".join(
         f"{spec.name} {spec.content.name if spec.content.dtype else spec.datatype.name}"
         + (f" {list(spec.shape)}" if has_shapes else "")
         for spec in specs
         if spec.content is not Content.NULL_MASK
     )
+    return words or "not known yet"
 
 
 @dataclass(frozen=True)
@@ -164,6 +170,8 @@ class Version:
     version: str
     artifact_sha256: str
     signature: Signature
+    """Inputs and outputs; empty until the first replica has learned them, if only it can run the
+    model."""
     input_type: str
     labels: Mapping[str, str]
     registered_at: datetime
@@ -174,6 +182,8 @@ class Version:
     replicas: tuple[Replica, ...]
     is_current: bool = False
     """True if it answers queries that name no version."""
+    package_differences: tuple[PackageDifference, ...] = ()
+    """Packages whose version in a live replica is not that of the machine of the deploy."""
 
     @property
     def num_ready(self) -> int:
@@ -200,8 +210,10 @@ class Version:
                 state += f" ({limits.min_replicas} to {limits.max_replicas} with its load)"
         if self.is_current:
             state += ", current"
-        takes = inputs_in_words(self.signature)
-        return f"<Version {self.model}:{self.version}, {state}, takes {takes}>"
+        inputs, outputs = self.signature.inputs, self.signature.outputs
+        takes = f"takes {inputs_in_words(self.signature)}" if inputs else "inputs not known yet"
+        takes += "" if outputs else ", outputs not known yet"
+        return f"<Version {self.model}:{self.version}, {state}, {takes}>"
 
     @classmethod
     def of(cls, message: pb.Version) -> "Version":
@@ -220,6 +232,7 @@ class Version:
             deployment=Deployment.of(message.deployment) if is_deployed else None,
             replicas=tuple(Replica.of(replica) for replica in message.replicas),
             is_current=message.is_current,
+            package_differences=tuple(map(difference_from_proto, message.package_differences)),
         )
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from skysail_management.containers.description import describe_model
 
 from skysail.artifact.build import Artifact, build_artifact
 from skysail_common.artifacts import SignatureRecord
 from skysail_common.errors import FailedPrecondition, Unavailable
 from skysail_common.tensors import DataType, Signature, TensorSpec
+from skysail_management.containers.description import describe_model
 from skysail_testing.model_servers import VERSION, ModelServer, running_model_server
 
 

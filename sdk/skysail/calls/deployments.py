@@ -198,6 +198,11 @@ class DeploymentCalls(ScalingCalls, UploadCalls):
     ) -> Version:
         """Upload an artifact and deploy it by a request; see `deploy`."""
         request.artifact_sha256 = artifact.sha256
+        if on_event is not None and not artifact.signature.is_known:
+            text = (
+                "the first replica learns inputs and outputs, because this machine lacks a package"
+            )
+            on_event(DeployEvent("NOTICE", text, "", "", 0, 0))
         retries = RetryPolicy()
         await self._upload(artifact, on_event, retries)
         try:

@@ -10,6 +10,7 @@ from skysail.cli.options import endpoint_option, open_client
 from skysail.cli.output import output_option, print_json, print_table
 from skysail.cli.version_targets import Target, target_argument
 from skysail.descriptions import Version, inputs_in_words, outputs_in_words
+from skysail_common.replica_description import describe_differences
 
 
 @click.command()
@@ -111,6 +112,10 @@ def models(name: str | None, endpoint: str | None, output: str) -> None:
     ]
     columns = ["model", "version", "", "ready", "inputs", "outputs"]
     print_table("", columns, rows, whole=(0, 1, 2, 3))
+    for model in found:
+        for version in model.versions:
+            if text := describe_differences(version.package_differences):
+                click.echo(f"{model.name}:{version.version}: {text}")
 
 
 @click.command()
