@@ -72,6 +72,31 @@ def test_layers_of_the_user_travel(tmp_path: Path, layer: Any):
     np.testing.assert_allclose(model.predict([X], 2)[0], X * 2)
 
 
+def test_a_model_of_one_row_answers_row_by_row(tmp_path: Path):
+    features = keras.Input(batch_shape=(1, 4), name="x")
+    made = keras.Model(features, keras.layers.Dense(2)(features))
+    expected = np.concatenate([made.predict(X[:1], verbose=0), made.predict(X[1:], verbose=0)])
+    np.testing.assert_allclose(load(made, tmp_path).predict([X], 2)[0], expected, rtol=1e-5)
+    features = keras.Input(batch_shape=(8, 4), name="x")
+    with pytest.raises(InvalidInput, match=r"'x' has a batch axis of the fixed size 8"):
+        build_artifact(keras.Model(features, Doubled()(features)))
+
+
+def test_a_saved_model_of_another_fixed_batch_is_refused(tmp_path: Path):
+    import tensorflow
+
+    class Same(tensorflow.Module):
+        @tensorflow.function(input_signature=[tensorflow.TensorSpec([3, 2], name="x")])
+        def __call__(self, x):
+            return {"y": x}
+
+    tensorflow.saved_model.save(Same(), str(tmp_path / "m"))
+    with pytest.raises(
+        InvalidInput, match=r"'x' has a batch axis of the fixed size 3, .*TensorSpec"
+    ):
+        build_artifact(tmp_path / "m")
+
+
 def test_a_subclassed_model_needs_an_example(tmp_path: Path):
     made = Subclassed()
     made(X)

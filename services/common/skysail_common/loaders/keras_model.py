@@ -9,11 +9,13 @@ from typing_extensions import override
 
 from skysail_common.loaders import tensorflow_runtime
 from skysail_common.loaders.base import Loader, ModelContext
+from skysail_common.loaders.rows import answer_in_parts, rows_at_once
 from skysail_common.model_functions import OUTPUT_NAME, Function
-from skysail_common.tensors import Signature
+from skysail_common.tensors import Array, Signature
 
 KERAS_FILE = "model.keras"
 _INPUT = "input"
+_ADVICE = "make the model with keras.Input(shape) instead of keras.Input(batch_shape=…)"
 
 # Keras numbers the names that it makes up, so that they differ from one notebook to the next.
 _MADE_UP = re.compile(r"(?:input_layer|keras_tensor)(?:_\d+)?")
@@ -83,22 +85,32 @@ def _read(
 
 
 def model_function(model: Any) -> Function:
-    """Return the function that runs a model on an array, or on arrays by name."""
-    names = _names(getattr(model, "inputs", None) or ())
+    """Return the function that runs a model on an array, or on arrays by name.
+
+    Raises:
+        InvalidInput: the model takes batches of one size only.
+    """
+    symbolic = getattr(model, "inputs", None) or ()
+    if not symbolic:
+        return lambda inputs: _result(model.predict_on_batch(inputs))
+    names, own_names = _names(symbolic), [each.name for each in symbolic]
     outputs = list(_outputs(model))
+    rows = rows_at_once(names[0], symbolic[0].shape[0], _ADVICE)
 
-    def predict(inputs: Any) -> Any:
-        if names and isinstance(inputs, Mapping):
-            arrays = [inputs[name] for name in names]
-            inputs = (
-                arrays[0] if len(names) == 1 else dict(zip(_own_names(model), arrays, strict=True))
-            )
-        answer = model.predict_on_batch(inputs)
-        if isinstance(answer, (list, tuple)):
-            return dict(zip(outputs, answer, strict=True)) if outputs else tuple(answer)
-        return answer
+    def run(arrays: Mapping[str, Array]) -> dict[str, Array]:
+        given = [arrays[name] for name in names]
+        one = given[0] if len(names) == 1 else dict(zip(own_names, given, strict=True))
+        answer = model.predict_on_batch(one)
+        if isinstance(answer, Mapping):
+            return dict(answer)
+        several = answer if isinstance(answer, (list, tuple)) else [answer]
+        return dict(zip(outputs, several, strict=True))
 
-    return predict
+    return lambda arrays: answer_in_parts(run, arrays, rows)
+
+
+def _result(answer: Any) -> Any:
+    return tuple(answer) if isinstance(answer, list) else answer
 
 
 def model_signature(model: Any) -> Signature | None:
@@ -118,10 +130,6 @@ def model_signature(model: Any) -> Signature | None:
 
 def _spec(name: str, value: Any) -> Any:
     return tensorflow_runtime.spec_of(name, value.dtype, tuple(value.shape))
-
-
-def _own_names(model: Any) -> list[str]:
-    return [each.name for each in model.inputs]
 
 
 def _names(inputs: Any) -> list[str]:

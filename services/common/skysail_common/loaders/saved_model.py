@@ -9,10 +9,12 @@ from typing_extensions import override
 from skysail_common.errors import InvalidInput
 from skysail_common.loaders import tensorflow_runtime
 from skysail_common.loaders.base import Loader, ModelContext
+from skysail_common.loaders.rows import answer_in_parts, rows_at_once
 from skysail_common.model_functions import Function
 from skysail_common.tensors import Array, Signature, TensorSpec
 
 _DEFAULT = "serving_default"
+_ADVICE = "save a function whose tf.TensorSpec begins with None"
 
 
 class SavedModelLoader(Loader):
@@ -49,14 +51,18 @@ class SavedModelLoader(Loader):
             )
         function = self._function = self._model.signatures[name]
         wanted = self._inputs()
-        names = list(wanted)
+        first = next(iter(wanted))
+        rows = rows_at_once(first, _batch_size(wanted[first]), _ADVICE)
 
-        def predict(inputs: Any) -> dict[str, Array]:
-            arrays = inputs if isinstance(inputs, Mapping) else {names[0]: inputs}
+        def run(arrays: Mapping[str, Array]) -> dict[str, Array]:
             tensors = {
-                each: tensorflow.constant(arrays[each], dtype=wanted[each].dtype) for each in names
+                each: tensorflow.constant(arrays[each], dtype=wanted[each].dtype) for each in wanted
             }
             return {key: value.numpy() for key, value in function(**tensors).items()}
+
+        def predict(inputs: Any) -> dict[str, Array]:
+            arrays = inputs if isinstance(inputs, Mapping) else {first: inputs}
+            return answer_in_parts(run, arrays, rows)
 
         return predict
 
@@ -74,6 +80,10 @@ class SavedModelLoader(Loader):
     def _inputs(self) -> dict[str, Any]:
         named = self._function.structured_input_signature[1]
         return {name: named[name] for name in sorted(named)}
+
+
+def _batch_size(value: Any) -> int | None:
+    return value.shape.as_list()[0] if value.shape.rank else None
 
 
 def _spec(kind: str, name: str, value: Any) -> TensorSpec:
