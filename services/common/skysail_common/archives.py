@@ -67,7 +67,8 @@ def check_archive(path: Path, max_bytes: int) -> None:
 def _problem(entry: zipfile.ZipInfo) -> str:
     path = PurePosixPath(entry.filename)
     mode = entry.external_attr >> 16
-    if path.is_absolute() or ".." in path.parts or "\\" in entry.filename:
+    # A damaged directory may have an empty name, for which `is_dir` raises IndexError.
+    if not entry.filename or path.is_absolute() or ".." in path.parts or "\\" in entry.filename:
         return "is not a path inside an artifact"
     if entry.flag_bits & _ENCRYPTED or entry.compress_type not in _METHODS:
         return "is encrypted, or compressed by an unknown method"
