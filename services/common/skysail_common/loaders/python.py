@@ -5,6 +5,7 @@ import itertools
 import mmap
 import pickle
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from typing_extensions import override
 
 from skysail_common.artifacts import MODEL_FILE, buffer_file
 from skysail_common.loaders.base import Loader, ModelContext
+from skysail_common.loaders.native_models import open_native_model
 from skysail_common.model_functions import Function
 from skysail_common.process.coroutine_thread import finished
 
@@ -21,6 +23,8 @@ class PythonLoader(Loader):
 
     Options:
         method: Method that answers; absent for a function.
+        model: File in `data` of a model that the function takes first, with its `kind` and
+            `class_name`; absent for a function that takes only inputs.
     """
 
     _model: Any = None
@@ -30,6 +34,9 @@ class PythonLoader(Loader):
         with (context.directory / MODEL_FILE).open("rb") as file:
             loaded = pickle.load(file, buffers=mapped_buffers(context.directory))
         self._model = loaded
+        if native := self.options.get("model"):
+            path = context.data(native["path"])
+            return partial(loaded, *open_native_model(native["kind"], path, native["class_name"]))
         if "method" not in self.options:
             function: Function = loaded
             return function

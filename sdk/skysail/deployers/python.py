@@ -1,0 +1,87 @@
+"""The deployer of plain Python functions."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from skysail.client import Client
+from skysail.deployers.base import ADAPTIVE, DEFAULT_IMAGE, Labels, Request
+from skysail.descriptions import Version
+
+
+def deploy_python_closure(
+    client: Client,
+    name: str,
+    version: str | int,
+    input_type: str,
+    func: Callable[..., Sequence[Any]],
+    base_image: str | None = DEFAULT_IMAGE,
+    labels: Labels = None,
+    registry: str | None = None,
+    num_replicas: int = 1,
+    batch_size: int = ADAPTIVE,
+    pkgs_to_install: Sequence[str] | None = None,
+) -> Version:
+    """Deploy a Python function with the state that it refers to.
+
+    Args:
+        client: A client of the cluster.
+        name: Name of the model.
+        version: Version of the model.
+        input_type: `integers`, `floats`, `doubles`, `bytes` or `strings`.
+        func: Takes a list of inputs, and returns a list with an output for each.
+        base_image: Ignored with a warning, except for the default.
+        labels: Labels of the version: texts, or a dictionary.
+        registry: Ignored with a warning.
+        num_replicas: Number of replicas.
+        batch_size: Most inputs of one call; -1 to adapt it.
+        pkgs_to_install: Packages for pip.
+    """
+    request = Request(
+        client, name, version, input_type, base_image, labels, registry, num_replicas,
+        batch_size, pkgs_to_install,
+    )  # fmt: skip
+    return request.deploy(func)
+
+
+def create_endpoint(
+    client: Client,
+    name: str,
+    input_type: str,
+    func: Callable[..., Sequence[Any]],
+    default_output: Any = "None",
+    version: str | int = 1,
+    slo_micros: int = 3_000_000,
+    labels: Labels = None,
+    registry: str | None = None,
+    base_image: str | None = DEFAULT_IMAGE,
+    num_replicas: int = 1,
+    batch_size: int = ADAPTIVE,
+    pkgs_to_install: Sequence[str] | None = None,
+) -> Version:
+    """Deploy as `deploy_python_closure`, and serve the model as an application of the same name.
+
+    The application appears once the version is ready; if the deploy fails, there is none.
+
+    Args:
+        client: A client of the cluster.
+        name: Name of the model and of the application.
+        input_type: As for `deploy_python_closure`.
+        func: As for `deploy_python_closure`.
+        default_output: Answer if no prediction is in time; None for an error instead.
+        version: Version of the model.
+        slo_micros: Promised latency in microseconds.
+        labels: As for `deploy_python_closure`.
+        registry: As for `deploy_python_closure`.
+        base_image: As for `deploy_python_closure`.
+        num_replicas: As for `deploy_python_closure`.
+        batch_size: As for `deploy_python_closure`.
+        pkgs_to_install: As for `deploy_python_closure`.
+
+    Raises:
+        AlreadyExists: an application of this name has other values or routes.
+    """
+    request = Request(
+        client, name, version, input_type, base_image, labels, registry, num_replicas,
+        batch_size, pkgs_to_install,
+    )  # fmt: skip
+    return request.create_endpoint(func, default_output, slo_micros)
