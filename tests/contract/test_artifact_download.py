@@ -167,6 +167,18 @@ async def test_the_replicas_of_a_node_fetch_a_blob_once(server: ArtifactServer, 
     assert large[0].samefile(large[2])
 
 
+async def test_pods_of_a_node_have_directories_in_its_cache(server: ArtifactServer, node: Node):
+    pods = ["cache/unpacked/node/a", "cache/unpacked/node/b"]
+    assert await node.fetch(pods[0]).end() == ExitCode.OK
+    assert await node.fetch(pods[1]).end() == ExitCode.OK
+    assert server.num_blob_bytes == ARTIFACT.num_blob_bytes
+    for pod in pods:
+        assert contents_in(node.directory / pod) == {**FILES, "manifest.json": ARTIFACT.content}
+    # No model server holds the directory of the first pod; a later pod may remove it.
+    assert (node.directory / f"{pods[0]}.idle").exists()
+    assert not (node.directory / f"{pods[1]}.idle").exists()
+
+
 async def test_a_replica_takes_over_from_one_that_dies(
     server: ArtifactServer, node: Node, held_up: Fetcher
 ):
