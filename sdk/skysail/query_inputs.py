@@ -10,12 +10,12 @@ import numpy as np
 from skysail_common.errors import InvalidInput, ModelFailed
 from skysail_common.frames.columns import (
     Column,
+    Numbers,
     check_names,
-    columns_of,
     library_of_frame,
     library_of_series,
-    matrix_of,
     object_column,
+    split_numbers,
 )
 from skysail_common.frames.nulls import NULL_MASK_SUFFIX, mask_name
 from skysail_common.frames.records import Library
@@ -85,24 +85,18 @@ def split_rows(inputs: Any) -> Iterable[Any]:
     return inputs
 
 
-_Matrix = tuple[list[str], Array | None]
-"""Numeric columns of a data frame: their names, and the elements [rows, columns]."""
-
-
-def _frame_parts(frame: Any) -> tuple[_Matrix, dict[str, Column]]:
+def _frame_parts(frame: Any) -> tuple[Numbers, dict[str, Column]]:
     """Return the columns of a data frame: the numbers as a matrix, the others by name."""
     if not len(frame):
         raise InvalidInput("the data frame has no row; give at least one")
-    if not _are_texts(frame.columns):
+    labels = frame.columns
+    labels = labels.tolist() if hasattr(labels, "tolist") else labels
+    if not any(isinstance(label, str) for label in labels):
         matrix = frame.to_numpy()
         # Labels that are numbers are those of an array, for a model that takes one.
-        if matrix.dtype.kind in "biuf" and not any(isinstance(each, str) for each in frame.columns):
+        if matrix.dtype.kind in "biuf":
             return ([], matrix), {}
-    found = matrix_of(frame)
-    names, matrix = found if found is not None else ([], None)
-    if len(names) == len(frame.columns):
-        return (names, matrix), {}
-    return (names, matrix), columns_of(frame, leave_out=frozenset(names))
+    return split_numbers(frame)
 
 
 def _frame_rows(frame: Any) -> Iterator[QueryInputs]:
@@ -119,7 +113,7 @@ def _frame_rows(frame: Any) -> Iterator[QueryInputs]:
 
 
 def _of_columns(
-    library: Library, matrix: _Matrix, columns: Mapping[str, Column], num_rows: int | None = None
+    library: Library, matrix: Numbers, columns: Mapping[str, Column], num_rows: int | None = None
 ) -> QueryInputs:
     names, numbers = matrix
     tensors = [] if numbers is None else [_proto("", numbers)]

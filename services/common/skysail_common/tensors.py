@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from skysail_common.errors import InvalidInput
+from skysail_common.frames.grouping import groups_of
 from skysail_common.times import NANOSECONDS, nanoseconds
 
 Array = npt.NDArray[np.generic]
@@ -198,10 +199,23 @@ class Signature:
     inputs are not columns of a data frame."""
     has_fixed_outputs: bool = field(init=False, repr=False, compare=False)
     """True if the number of rows determines the size of each output."""
+    groups: tuple[tuple[int, ...], ...] = field(init=False, repr=False, compare=False)
+    """Indices of the inputs that travel together: columns of one type, and any other alone."""
+    packed_inputs: tuple[TensorSpec, ...] = field(init=False, repr=False, compare=False)
+    """Specification of each group: a matrix [batch, columns], or the input itself."""
 
     def __post_init__(self) -> None:
         is_fixed = all(spec.row_bytes is not None for spec in self.outputs)
         object.__setattr__(self, "has_fixed_outputs", is_fixed)
+        groups = groups_of(
+            [
+                (spec.datatype, spec.content) if self.frame and spec.row_bytes else index
+                for index, spec in enumerate(self.inputs)
+            ]
+        )
+        object.__setattr__(self, "groups", groups)
+        packed = tuple(_packed([self.inputs[index] for index in group]) for group in groups)
+        object.__setattr__(self, "packed_inputs", packed)
         for kind, specs in (("input", self.inputs), ("output", self.outputs)):
             names = [spec.name for spec in specs]
             if len(set(names)) < len(names):
@@ -222,6 +236,12 @@ class Signature:
             if len(spec.shape) == 2:
                 return _LIST_TYPES.get(spec.datatype, InputType.TENSORS)
         return InputType.TENSORS
+
+
+def _packed(specs: Sequence[TensorSpec]) -> TensorSpec:
+    if len(specs) == 1:
+        return specs[0]
+    return TensorSpec("columns", specs[0].datatype, (-1, len(specs)), specs[0].content)
 
 
 _LIST_TYPES = {

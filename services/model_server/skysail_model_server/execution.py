@@ -90,7 +90,7 @@ class Execution:
         return result
 
     def _answer(self, batch: model_server_pb2.Batch, answers: "_BatchAnswers") -> None:
-        inputs = BatchInputs(self._model.signature.inputs, batch, self._model.takes_list)
+        inputs = BatchInputs(self._model.signature.packed_inputs, batch, self._model.takes_list)
         for query, refusal in inputs.refused.items():
             answers.refuse(query, refusal.status, refusal.message)
         self._model.answer(inputs, answers)

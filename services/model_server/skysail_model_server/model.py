@@ -48,7 +48,7 @@ class Model:
         self.description = ReplicaDescription()
         """What management learns about the model before the replica gets queries."""
         self.example: Sequence[Array] = ()
-        """Inputs [batch, …] that the function has answered once; empty without an example."""
+        """Packed inputs [batch, …] that the function has answered once; empty without an example."""
         self.function = UserFunction(function, style, signature, frames)
         self._calls = calls_of(self.function)
 
@@ -70,7 +70,7 @@ class Model:
         """Return the outputs [batch, …] for one query, in the order of the signature.
 
         Args:
-            inputs: Inputs [batch, …] in the order of the signature.
+            inputs: Packed inputs [batch, …] in the order of the signature.
             num_rows: Rows of the inputs.
 
         Raises:

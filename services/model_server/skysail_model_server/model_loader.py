@@ -16,6 +16,7 @@ from skysail_common.artifacts import Manifest
 from skysail_common.clock import MONOTONIC
 from skysail_common.errors import SkysailError
 from skysail_common.frames.columns import make_builder
+from skysail_common.frames.packing import packed_arrays
 from skysail_common.loaders.base import ModelContext, make_loader
 from skysail_common.local_function import LocalFunction
 from skysail_common.replica_description import ReplicaDescription
@@ -135,10 +136,12 @@ def _check_python(manifest: Manifest) -> None:
 
 
 def _examples(artifact: UnpackedArtifact, signature: Signature) -> list[list[Array]]:
-    return [
-        [_array(spec, *given) for spec, given in zip(signature.inputs, example, strict=True)]
+    """Return the packed inputs of each example."""
+    given = [
+        [_array(spec, *each) for spec, each in zip(signature.inputs, example, strict=True)]
         for example in artifact.examples()
     ]
+    return [packed_arrays(signature, example) for example in given]
 
 
 def _array(spec: TensorSpec, shape: tuple[int, ...], data: bytes) -> Array:

@@ -1,11 +1,12 @@
 """The user's function with its signature: one call of it, and the outputs in its result."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 from skysail_common.call_style import CallStyle
 from skysail_common.frames.columns import FrameBuilder
+from skysail_common.frames.packing import unpacked_arrays
 from skysail_common.model_functions import (
     Function,
     call_coroutine_function,
@@ -99,10 +100,12 @@ class UserFunction:
         if self.takes_list and self.style.batch:
             # The function may change its list.
             inputs = [list(cast(Sequence[object], inputs[0]))]
-        given = dict(zip(self._names, inputs, strict=True))
         if self._frames is None:
-            return given
-        return {"frame": self._frames.build(cast(Mapping[str, Array], given))}
+            return dict(zip(self._names, inputs, strict=True))
+        packed = cast(Sequence[Array], inputs)
+        if len(packed) == 1 and packed[0].ndim > 1:
+            return {"frame": self._frames.build_matrix(packed[0])}
+        return {"frame": self._frames.build(unpacked_arrays(self.signature, packed))}
 
     def _params(self, params: str) -> dict[str, Any] | None:
         if not self.style.takes_params:

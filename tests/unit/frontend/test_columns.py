@@ -146,6 +146,26 @@ def test_a_fraction_stays_one_so_that_it_is_refused():
     assert found == {"age": [1.5, 2.0]}
 
 
+def test_a_matrix_of_all_columns_in_order_stays_whole():
+    version = served(
+        "m:1", Signature((HEIGHT, TensorSpec("b", DataType.FP32, (-1,))), doubles(), "pandas")
+    )
+    for columns, num_parts in ((["height", "b"], 1), (["b", "height"], 2)):
+        found = split_columns(version.signature, [matrix([[1.5, 2.5]])], columns)
+        assert len(found) == num_parts
+        inputs = validate_inputs(version, found, 10, widens=True)
+        assert inputs.rows == 1
+        expected = [1.5, 2.5] if num_parts == 1 else [2.5, 1.5]
+        assert np.frombuffer(inputs.data[0], "f4").tolist() == expected
+    short = [Tensor("", DataType.FP32, (3, 2), bytes(8))]
+    with pytest.raises(InvalidInput, match="input byte size mismatch"):
+        validate_inputs(version, short, 10)
+
+
+def doubles() -> tuple[TensorSpec, ...]:
+    return (TensorSpec("y", DataType.FP64, (-1,)),)
+
+
 def test_a_model_of_one_matrix_takes_it_as_it_is():
     tensor = matrix([[1.0, 2.0]])
     doubles = signature_of(TensorSpec("x", DataType.FP64, (-1, 2)))

@@ -1,6 +1,6 @@
 """Columns of data frames as arrays, whatever the library of the frame."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol, cast
@@ -19,7 +19,15 @@ MAX_CATEGORIES = 10_000
 LARGEST_EXACT = 2.0**53
 """Integers below this keep their value as floating-point numbers."""
 
+FEW_ROWS = 16
+"""Rows of a data frame that is converted as a whole, in less time than a look at each column takes;
+in vain if not all of its columns are numbers."""
+
 _LIBRARIES: tuple[Library, ...] = ("pandas", "polars")
+
+
+Numbers = tuple[list[str], Array | None]
+"""Columns of numbers: their names, and the elements [rows, columns]; None if there are none."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,12 @@ class FrameBuilder(Protocol):
     def build(self, inputs: Mapping[str, Array]) -> Any:
         """Return a new data frame with these values and masks, by the names of the inputs."""
 
+    def build_matrix(self, matrix: Array) -> Any:
+        """Return a new data frame whose columns, all of one datatype, are those of a matrix.
+
+        The matrix becomes a part of the data frame.
+        """
+
     def first_row(self, frame: Any) -> Any:
         """Return the first row of a data frame, as users of the library know rows."""
 
@@ -60,11 +74,11 @@ class FrameBuilder(Protocol):
 class _Adapter(Protocol):
     """The module for one library."""
 
-    def columns_of(self, frame: Any, leave_out: Collection[str]) -> dict[str, Column]: ...
+    def columns_of(self, frame: Any) -> dict[str, Column]: ...
 
     def column_of(self, name: str, series: Any) -> Column: ...
 
-    def matrix_of(self, frame: Any) -> tuple[list[str], Array] | None: ...
+    def split_numbers(self, frame: Any) -> tuple[Numbers, dict[str, Column]]: ...
 
     def describe_column(self, name: str, parts: Sequence[Any]) -> ColumnRecord: ...
 
@@ -91,17 +105,13 @@ def _library_of(value: Any, name: str) -> Library | None:
     return None
 
 
-def columns_of(frame: Any, leave_out: Collection[str] = ()) -> dict[str, Column]:
+def columns_of(frame: Any) -> dict[str, Column]:
     """Return the columns of a data frame by name; its index is left out.
-
-    Args:
-        frame: The data frame.
-        leave_out: Names of columns that are left out too.
 
     Raises:
         InvalidInput: a column has an unusable name or elements that no datatype holds.
     """
-    return _adapter(library_of_frame(frame)).columns_of(frame, leave_out)
+    return _adapter(library_of_frame(frame)).columns_of(frame)
 
 
 def column_of(name: str, series: Any) -> Column:
@@ -113,15 +123,32 @@ def column_of(name: str, series: Any) -> Column:
     return _adapter(library_of_series(series)).column_of(name, series)
 
 
-def matrix_of(frame: Any) -> tuple[list[str], Array] | None:
-    """Return the names and the elements [rows, columns] of the numeric columns of a data frame.
+def split_numbers(frame: Any) -> tuple[Numbers, dict[str, Column]]:
+    """Return the columns of numbers as one matrix, and the other columns by name.
 
-    Integers beside fractions become floating-point numbers.
+    Integers beside fractions become floating-point numbers. If one of them would change, all columns
+    are others.
 
-    Returns:
-        None if there are no such columns, or if a number would change.
+    Raises:
+        InvalidInput: see `columns_of`.
     """
-    return _adapter(library_of_frame(frame)).matrix_of(frame)
+    return _adapter(library_of_frame(frame)).split_numbers(frame)
+
+
+def join_numbers(
+    numbers: Mapping[str, Array], columns: Mapping[str, Column]
+) -> tuple[Numbers, dict[str, Column]]:
+    """Return numbers by name as one matrix beside other columns (see `split_numbers`)."""
+    if numbers:
+        matrix = np.column_stack(list(numbers.values()))
+        if matrix.dtype.kind in "iuf" and not has_large_numbers(matrix):
+            return (list(numbers), matrix), dict(columns)
+    return ([], None), {**{name: Column(array) for name, array in numbers.items()}, **columns}
+
+
+def has_large_numbers(matrix: Array) -> bool:
+    """Return whether floating-point numbers may once have been other integers."""
+    return matrix.dtype.kind == "f" and bool((np.abs(matrix) >= LARGEST_EXACT).any())
 
 
 def describe_frames(frames: Sequence[Any]) -> FrameRecord:
@@ -206,21 +233,20 @@ def check_names(names: Iterable[Any]) -> list[str]:
     Raises:
         InvalidInput: a name is not a text, is empty, is not UTF-8, or occurs twice.
     """
-    checked: list[str] = []
-    for name in names:
-        if not isinstance(name, str):
-            raise InvalidInput(
-                f"column {name!r} has a name of type {type(name).__name__}; give names that are "
-                "texts, such as by frame.columns = frame.columns.map(str)"
-            )
-        if not name:
-            raise InvalidInput("a column has an empty name; give it another")
-        checked.append(name)
-    seen: set[str] = set()
-    for name in checked:
-        if name in seen:
-            raise InvalidInput(f"two columns have the name {name!r}; rename one")
-        seen.add(name)
+    checked = list(names)
+    distinct = set(checked)
+    if set(map(type, checked)) != {str}:
+        for name in checked:
+            if not isinstance(name, str):
+                raise InvalidInput(
+                    f"column {name!r} has a name of type {type(name).__name__}; give names that are "
+                    "texts, such as by frame.columns = frame.columns.map(str)"
+                )
+    if len(distinct) < len(checked):
+        name = next(name for name in checked if checked.count(name) > 1)
+        raise InvalidInput(f"two columns have the name {name!r}; rename one")
+    if "" in distinct:
+        raise InvalidInput("a column has an empty name; give it another")
     try:
         "".join(checked).encode()
     except UnicodeEncodeError as error:

@@ -1,6 +1,6 @@
 """Columns of pandas: their elements as arrays, their description, and frames made of them."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,10 +8,13 @@ import pandas as pd
 
 from skysail_common.errors import InvalidInput
 from skysail_common.frames.columns import (
-    LARGEST_EXACT,
+    FEW_ROWS,
     MAX_CATEGORIES,
     Column,
+    Numbers,
     check_names,
+    has_large_numbers,
+    join_numbers,
     object_column,
     refuse,
 )
@@ -25,10 +28,14 @@ _NUMBERS = "iuf"
 _MISSING = {"None": None, "NaN": np.nan, "NA": pd.NA}
 
 
-def columns_of(frame: Any, leave_out: Collection[str]) -> dict[str, Column]:
+def columns_of(frame: Any) -> dict[str, Column]:
     """Return the columns of a data frame by name (see `columns.columns_of`)."""
+    return {name: column_of(name, series) for name, series in _named_series(frame)}
+
+
+def _named_series(frame: Any) -> Iterator[tuple[str, Any]]:
     names = _names(frame)
-    return {name: column_of(name, frame[name]) for name in names if name not in leave_out}
+    return ((name, series) for name, (_, series) in zip(names, frame.items(), strict=True))
 
 
 def _names(frame: Any) -> list[str]:
@@ -40,22 +47,21 @@ def _names(frame: Any) -> list[str]:
     return check_names(frame.columns.tolist())
 
 
-def matrix_of(frame: Any) -> tuple[list[str], Array] | None:
-    """Return the numeric columns of a data frame (see `columns.matrix_of`)."""
-    dtypes = frame.dtypes.tolist()
-    are_numeric = [_is_plain(dtype, _NUMBERS) for dtype in dtypes]
-    if not any(are_numeric):
-        return None
-    names = _names(frame)
-    if all(are_numeric):
+def split_numbers(frame: Any) -> tuple[Numbers, dict[str, Column]]:
+    """Return the columns of a data frame in two parts (see `columns.split_numbers`)."""
+    if len(frame) <= FEW_ROWS:
         matrix = frame.to_numpy()
-    else:
-        names = [name for name, is_numeric in zip(names, are_numeric, strict=True) if is_numeric]
-        matrix = np.column_stack([frame[name].to_numpy() for name in names])
-    has_integers = any(_is_plain(dtype, "iu") and dtype.itemsize > 4 for dtype in dtypes)
-    if matrix.dtype.kind == "f" and has_integers and (np.abs(matrix) >= LARGEST_EXACT).any():
-        return None
-    return names, matrix
+        if matrix.dtype.kind in _NUMBERS and not has_large_numbers(matrix):
+            return (_names(frame), matrix), {}
+    numbers: dict[str, Array] = {}
+    others: dict[str, Any] = {}
+    for name, series in _named_series(frame):
+        if _is_plain(series.dtype, _NUMBERS):
+            numbers[name] = series.to_numpy()
+        else:
+            others[name] = series
+    columns = {name: column_of(name, series) for name, series in others.items()}
+    return join_numbers(numbers, columns)
 
 
 def _is_plain(dtype: Any, kinds: str) -> bool:
@@ -237,6 +243,13 @@ class PandasBuilder:
         for row, column in zip(matrix, self._columns, strict=True):
             row[:] = inputs[column.name]
         return pd.DataFrame(matrix.T, columns=self._index, copy=False)
+
+    def build_matrix(self, matrix: Array) -> Any:
+        """Return a new data frame (see `columns.FrameBuilder`)."""
+        if self._matrix_dtype is None:
+            columns = zip(self._columns, matrix.T, strict=True)
+            return self.build({column.name: values for column, values in columns})
+        return pd.DataFrame(_plain(matrix, self._matrix_dtype), columns=self._index, copy=False)
 
     def first_row(self, frame: Any) -> Any:
         """Return the first row of a data frame."""

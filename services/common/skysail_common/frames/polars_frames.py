@@ -1,7 +1,7 @@
 """Columns of polars: their elements as arrays, their description, and frames made of them."""
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,10 +9,13 @@ import polars as pl
 
 from skysail_common.errors import InvalidInput
 from skysail_common.frames.columns import (
-    LARGEST_EXACT,
+    FEW_ROWS,
     MAX_CATEGORIES,
     Column,
+    Numbers,
     check_names,
+    has_large_numbers,
+    join_numbers,
     refuse,
 )
 from skysail_common.frames.nulls import mask_name
@@ -24,23 +27,28 @@ _PARAMETERS = re.compile(r"(\w+)(?:\[(\w+)(?:, (.+))?\])?")
 _TEXTS = (pl.String, pl.Categorical, pl.Enum)
 
 
-def columns_of(frame: Any, leave_out: Collection[str]) -> dict[str, Column]:
+def columns_of(frame: Any) -> dict[str, Column]:
     """Return the columns of a data frame by name (see `columns.columns_of`)."""
+    check_names(frame.columns)
+    return {each.name: column_of(each.name, each) for each in frame.get_columns()}
+
+
+def split_numbers(frame: Any) -> tuple[Numbers, dict[str, Column]]:
+    """Return the columns of a data frame in two parts (see `columns.split_numbers`)."""
     names = check_names(frame.columns)
-    return {name: column_of(name, frame[name]) for name in names if name not in leave_out}
-
-
-def matrix_of(frame: Any) -> tuple[list[str], Array] | None:
-    """Return the numeric columns of a data frame (see `columns.matrix_of`)."""
-    columns = [each for each in frame.get_columns() if _is_numeric(each.dtype)]
-    if not columns:
-        return None
-    names = check_names(each.name for each in columns)
-    matrix = np.column_stack([each.to_numpy() for each in columns])
-    has_integers = any(each.dtype.is_integer() for each in columns)
-    if matrix.dtype.kind == "f" and has_integers and (np.abs(matrix) >= LARGEST_EXACT).any():
-        return None
-    return (names, matrix) if matrix.dtype.kind in "iuf" else None
+    if len(frame) <= FEW_ROWS:
+        matrix = frame.to_numpy()
+        if matrix.dtype.kind in "iuf" and not has_large_numbers(matrix):
+            return (names, matrix), {}
+    numbers: dict[str, Array] = {}
+    columns: dict[str, Column] = {}
+    for series in frame.get_columns():
+        # A column of integers with nulls would become one of floating-point numbers.
+        if _is_numeric(series.dtype) and (series.dtype.is_float() or not series.null_count()):
+            numbers[series.name] = series.to_numpy()
+        else:
+            columns[series.name] = column_of(series.name, series)
+    return join_numbers(numbers, columns)
 
 
 def _is_numeric(dtype: Any) -> bool:
@@ -150,6 +158,11 @@ class PolarsBuilder:
                 for name, mask, dtype in self._columns
             ]
         )
+
+    def build_matrix(self, matrix: Array) -> Any:
+        """Return a new data frame (see `columns.FrameBuilder`)."""
+        columns = zip(self._columns, matrix.T, strict=True)
+        return self.build({name: values for (name, _, _), values in columns})
 
     def first_row(self, frame: Any) -> Any:
         """Return the first row of a data frame."""

@@ -166,6 +166,11 @@ class Query:
         specs = self.version.signature.inputs if self.version else ()
         return all(spec.datatype is not DataType.BYTES for spec in specs)
 
+    @property
+    def is_packed(self) -> bool:
+        """True if the data of the inputs are those of several tensors, because they are columns."""
+        return self.version is not None and bool(self.version.signature.frame)
+
     def answer(self, prediction: Prediction, now: float) -> Prediction:
         """Settle the query unless it is settled already; return the prediction that it got."""
         if self.is_settled:

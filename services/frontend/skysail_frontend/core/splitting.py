@@ -17,7 +17,7 @@ def split_query(query: Query, max_rows: int) -> list[Query]:
     """
     assert query.version is not None
     joint = _JointAnswer(query)
-    specs = query.version.signature.inputs
+    specs = query.version.signature.packed_inputs
     dims = iter(query.variable_dims)
     slices = [
         list(_slice(spec, data, query.rows, max_rows, [next(dims) for _ in spec.variable_axes]))

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from math import prod
 
 from skysail_common.errors import InvalidInput, shown
+from skysail_common.frames.packing import packed_data
 from skysail_common.tensor_conversions import cannot_become, cast
-from skysail_common.tensors import Content, Data, DataType, Tensor, TensorSpec
+from skysail_common.tensors import Content, Data, DataType, Signature, Tensor, TensorSpec
 from skysail_frontend.core.lazy_tensors import LazyTensor, PartTensor
 from skysail_frontend.core.nulls import with_all_inputs
 from skysail_frontend.core.routes import ServedVersion
@@ -32,7 +33,7 @@ _length_at = struct.Struct("<I").unpack_from
 
 @dataclass(frozen=True)
 class Inputs:
-    """The inputs of a query, in the order of the signature."""
+    """The packed inputs of a query, in the order of the signature."""
 
     data: tuple[Data, ...]
     rows: int
@@ -60,7 +61,11 @@ def validate_inputs(
         InvalidInput: an input does not fit; the message names the input.
     """
     model = version.name.model_name
-    specs = version.signature.inputs
+    signature = version.signature
+    specs = signature.inputs
+    is_matrix = bool(signature.frame) and _is_matrix(signature, tensors)
+    if is_matrix:
+        specs = signature.packed_inputs
     if len(specs) == 1 and len(tensors) == 1 and tensors[0].name in ("", specs[0].name):
         ordered = tensors
     else:
@@ -93,7 +98,15 @@ def validate_inputs(
         _validate_data(model, spec, tensor, label)
         for spec, tensor in zip(specs, ordered, strict=True)
     )
+    if signature.frame and not is_matrix:
+        data = packed_data(signature, data, rows)
     return Inputs(data, rows, tuple(dims))
+
+
+def _is_matrix(signature: Signature, tensors: Sequence[Tensor | LazyTensor | PartTensor]) -> bool:
+    """Return whether a query has all columns in one matrix without a name."""
+    is_only = len(tensors) == 1 and not tensors[0].name and len(tensors[0].shape) > 1
+    return is_only and len(signature.packed_inputs) == 1 and len(signature.inputs) > 1
 
 
 def _order_inputs(

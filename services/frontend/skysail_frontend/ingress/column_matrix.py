@@ -37,6 +37,8 @@ def split_columns(
     if not tensors or (takes_matrix and len(tensors) == 1):
         return list(tensors)
     matrix, others = tensors[0], tensors[1:]
+    if not others and _is_whole(signature, matrix, columns):
+        return [matrix]
     for name in columns:
         if name not in specs:
             raise InvalidInput(
@@ -58,6 +60,15 @@ def split_columns(
         else:
             parts += _converted(specs[name], row)
     return [*parts, *others]
+
+
+def _is_whole(signature: Signature, matrix: Tensor | PartTensor, columns: Sequence[str]) -> bool:
+    """Return whether a matrix has the columns of a model in their order, with fitting numbers."""
+    packed = signature.packed_inputs
+    if len(packed) > 1 or len(packed[0].shape) != 2 or packed[0].shape[1] != len(columns):
+        return False
+    fits = matrix.datatype is packed[0].datatype or packed[0].dtype.kind == "f"
+    return fits and list(columns) == [spec.name for spec in signature.inputs]
 
 
 def _converted(spec: TensorSpec, numbers: Array) -> list[Tensor]:

@@ -238,7 +238,8 @@ class GrpcInference:
             params=options.params,
             label=f"[request id: {shown(request.id) or '<id_unknown>'}] ",
         )
-        is_whole = len(request.inputs) == len(query.inputs)
+        # Data of a template are those of the request, one by one.
+        is_whole = len(request.inputs) == len(query.inputs) and not query.is_packed
         is_regular = is_whole and not wanted and target.is_settled and query.has_fixed_sizes
         if parts is not None and is_regular:
             limits = wait_limits(self._dispatcher, target, options.timeout_s)
