@@ -20,8 +20,7 @@ from skysail_common.errors import SkysailError, Unsupported
 from skysail_common.resources import Resources
 from skysail_common.states import ReplicaState
 from skysail_management.containers.base import Container, PrepareFailed
-from skysail_management.containers.local import manager as local_process
-from skysail_management.containers.local import work_directories
+from skysail_management.containers.local import process_launch, work_directories
 from skysail_management.containers.local.environments import environment_key
 from skysail_management.containers.local.manager import LocalProcessManager
 from skysail_management.containers.local.process_records import ProcessRecord
@@ -213,7 +212,7 @@ async def test_process_that_cannot_be_recorded_is_killed(
         started.append(replica.pid)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(local_process, "write_record", fails)
+    monkeypatch.setattr(process_launch, "write_record", fails)
     with pytest.raises(SkysailError, match=r"cannot start its process: .*No space left on device"):
         await harness.start(harness.version(echo))
     (pid,) = started
