@@ -1,6 +1,7 @@
 """Functions of one input, coroutine functions, and parameters of queries, in real replicas."""
 
 import asyncio
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from skysail_protos.inference import grpc_service_pb2 as oip
 from skysail_protos.inference import grpc_service_pb2_grpc as oip_grpc
 from skysail_testing import call_models
 from skysail_testing.clusters import RunningCluster
+from skysail_testing.commands import skysail_command
 from skysail_testing.processes import eventually
 
 pytestmark = pytest.mark.transport
@@ -110,6 +112,11 @@ def test_parameters_reach_the_function_by_every_door(
     try:
         assert of_every_door(cluster, 0.3) == [True] * 5
         assert of_every_door(cluster, 0.5) == [False] * 5
+        shown = skysail_command(
+            *("predict", "over", "0.4", "--params", '{"threshold": 0.3}', "-o", "json"),
+            *("--query-endpoint", cluster.grpc, "--endpoint", cluster.management),
+        )
+        assert json.loads(shown.stdout)["outputs"] == {"output": True}, shown
         found = client.predict_batch("over", [0.1, 0.9], params={"threshold": 0.95})
         assert [bool(each.output) for each in found] == [False, False]
         with pytest.raises(errors.InvalidInput, match="at most 65536; send large values as inputs"):

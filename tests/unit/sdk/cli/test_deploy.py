@@ -25,8 +25,10 @@ class DeployingClient:
 
     def __init__(self) -> None:
         self.is_current = False
+        self.arguments: dict[str, object] = {}
 
     def deploy(self, function: object, **arguments: object) -> Version:
+        self.arguments = arguments
         found = Version.of(
             pb.Version(
                 model="roll",
@@ -84,3 +86,10 @@ def test_the_sdk_warns_unless_the_caller_chose(client):
         warn_if_not_current(found, False, depth=0)
         client.is_current = True
         client.deploy(len)
+
+
+def test_the_options_of_calls_reach_the_sdk(client):
+    deploy()
+    assert (client.arguments["batch"], client.arguments["max_concurrency"]) == (True, None)
+    deploy("--no-batch", "--max-concurrency", "8")
+    assert (client.arguments["batch"], client.arguments["max_concurrency"]) == (False, 8)

@@ -88,6 +88,19 @@ def test_a_text_without_quotes_is_no_json(text, hint):
     assert error.message.partition(")")[2] == hint
 
 
+@pytest.mark.parametrize(
+    ("params", "text"),
+    [
+        ("{", "cannot read the parameters: they are not JSON: "),
+        ("[1]", "cannot read the parameters: they are not a JSON object"),
+    ],
+)
+def test_parameters_are_a_json_object(params, text):
+    error = run("predict", "digits", "1", "--params", params).exception
+    assert isinstance(error, InvalidInput)
+    assert error.message.startswith(text)
+
+
 def test_the_version_is_printed():
     assert run("--version").output == f"skysail, version {__version__}\n"
 
