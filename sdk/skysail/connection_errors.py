@@ -19,6 +19,8 @@ from skysail_common.rpc.statuses import from_rpc_error, is_named
 _NOT_CONNECTED = "failed to connect"
 """Text of gRPC for a connection that was never established."""
 
+_NOT_WRITTEN = "Internal error from Core"
+
 
 class ManagementRestarting(Unavailable):
     """Management is down, and its supervisor restarts it."""
@@ -75,11 +77,13 @@ def _no_connection(endpoint: str, access: ManagementAccess, details: str) -> str
 
 def is_lost(error: grpc.aio.AioRpcError) -> bool:
     """Return whether an established connection broke during a call."""
-    return (
-        error.code() is grpc.StatusCode.UNAVAILABLE
-        and not is_named(error)
-        and _NOT_CONNECTED not in (error.details() or "")
-    )
+    details = error.details() or ""
+    if is_named(error):
+        return False
+    if error.code() is grpc.StatusCode.INTERNAL:
+        # A request cannot be written before gRPC knows the status of the broken call.
+        return details.startswith(_NOT_WRITTEN)
+    return error.code() is grpc.StatusCode.UNAVAILABLE and _NOT_CONNECTED not in details
 
 
 def frontend_error(endpoint: str, tls: ClientTls | None) -> SkysailError:

@@ -6,7 +6,8 @@ FindArtifact ──► FindBlobs ──► UploadBlobs ──► UploadArtifact
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -98,23 +99,24 @@ class _Upload:
 
     async def _blob_requests(
         self, missing: Iterable[pb.MissingBlob]
-    ) -> AsyncIterator[pb.UploadBlobsRequest]:
+    ) -> AsyncGenerator[pb.UploadBlobsRequest, None]:
         for each in missing:
             blob = self._blobs[each.sha256]
             header = pb.BlobHeader(blob=_blob_id(blob), offset=each.stored_bytes)
             yield pb.UploadBlobsRequest(header=header)
             position = each.stored_bytes
-            async for chunk in _chunks(self._artifact.files[blob.path], position):
-                yield pb.UploadBlobsRequest(chunk=chunk)
-                position += len(chunk)
-                self._progress.note(len(chunk))
+            async with aclosing(_chunks(self._artifact.files[blob.path], position)) as chunks:
+                async for chunk in chunks:
+                    yield pb.UploadBlobsRequest(chunk=chunk)
+                    position += len(chunk)
+                    self._progress.note(len(chunk))
             if position != blob.size_bytes:
                 raise InvalidInput(
                     f"cannot upload {blob.path}: it has {position} bytes, and had {blob.size_bytes} "
                     "when the deploy began; deploy it again, and leave it unchanged meanwhile"
                 )
 
-    async def _manifest_requests(self) -> AsyncIterator[pb.UploadArtifactRequest]:
+    async def _manifest_requests(self) -> AsyncGenerator[pb.UploadArtifactRequest, None]:
         yield pb.UploadArtifactRequest(sha256=self._artifact.sha256)
         async for chunk in _chunks(self._artifact.manifest_bytes, 0):
             yield pb.UploadArtifactRequest(chunk=chunk)
@@ -135,12 +137,13 @@ def _blob_id(blob: Blob) -> pb.BlobId:
 
 
 async def _stream(
-    call: "grpc.aio.StreamUnaryCall[RequestT, ResponseT]", requests: AsyncIterator[RequestT]
+    call: "grpc.aio.StreamUnaryCall[RequestT, ResponseT]", requests: AsyncGenerator[RequestT, None]
 ) -> ResponseT:
     """Send requests and return the response; an error of a request ends the call."""
     try:
-        async for request in requests:
-            await call.write(request)
+        async with aclosing(requests):
+            async for request in requests:
+                await call.write(request)
         await call.done_writing()
     except asyncio.InvalidStateError:
         # Management has ended the call; its status is the reason.
@@ -151,7 +154,7 @@ async def _stream(
     return await call
 
 
-async def _chunks(source: BlobSource, offset: int) -> AsyncIterator[bytes]:
+async def _chunks(source: BlobSource, offset: int) -> AsyncGenerator[bytes, None]:
     """Yield the content of a blob from an offset on; a whole blob is never copied."""
     if not isinstance(source, Path):
         view = memoryview(source).cast("B")
