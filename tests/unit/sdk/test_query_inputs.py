@@ -49,10 +49,15 @@ def test_large_integers_beside_fractions_stay_integers():
     assert read(frame) == ([], {"id": [2**60 + 1], "x": [0.5]})
 
 
-@LIBRARIES
-def test_a_column_of_missing_values_is_only_its_mask(library):
-    frame = library.DataFrame({"city": [None]})
-    assert read(frame) == ([], {"city.is_null": [True]})
+def test_a_column_of_missing_values_is_only_its_mask():
+    assert read(pd.DataFrame({"city": [None]})) == ([], {"city.is_null": [True]})
+
+
+def test_a_column_of_nulls_in_polars_is_nan():
+    # A frontend makes a mask of it if the column of the model has no NaN.
+    columns, tensors = read(pl.DataFrame({"city": [None]}))
+    assert columns == ["city"]
+    assert np.isnan(tensors[""]).all()
 
 
 def test_a_data_frame_with_numbered_columns_is_an_array():

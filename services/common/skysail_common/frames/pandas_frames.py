@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from skysail_common.errors import InvalidInput
@@ -49,18 +50,25 @@ def _names(frame: Any) -> list[str]:
 
 def split_numbers(frame: Any) -> tuple[Numbers, dict[str, Column]]:
     """Return the columns of a data frame in two parts (see `columns.split_numbers`)."""
-    if len(frame) <= FEW_ROWS:
-        matrix = frame.to_numpy()
-        if matrix.dtype.kind in _NUMBERS and not has_large_numbers(matrix):
-            return (_names(frame), matrix), {}
+    names = _names(frame)
+    rows = frame.to_numpy() if len(frame) <= FEW_ROWS else None
+    if rows is not None and rows.dtype.kind in _NUMBERS and not has_large_numbers(rows):
+        return (names, rows), {}
     numbers: dict[str, Array] = {}
-    others: dict[str, Any] = {}
-    for name, series in _named_series(frame):
-        if _is_plain(series.dtype, _NUMBERS):
-            numbers[name] = series.to_numpy()
+    columns: dict[str, Column] = {}
+    for index, (name, dtype) in enumerate(zip(names, frame.dtypes.tolist(), strict=True)):
+        # To take one column of a data frame takes longer than to read a few rows of it.
+        objects = rows[:, index] if rows is not None and rows.dtype.kind == "O" else None
+        if _is_plain(dtype, _NUMBERS):
+            numbers[name] = frame[name].to_numpy() if objects is None else objects.astype(dtype)
+        elif objects is not None and _is_plain(dtype, "b"):
+            columns[name] = Column(objects.astype(bool))
+        elif objects is not None and isinstance(dtype, pd.StringDtype):
+            columns[name] = _texts_of(
+                objects, np.array([not isinstance(each, str) for each in objects])
+            )
         else:
-            others[name] = series
-    columns = {name: column_of(name, series) for name, series in others.items()}
+            columns[name] = column_of(name, frame[name])
     return join_numbers(numbers, columns)
 
 
@@ -103,7 +111,10 @@ _MASKED = (
 
 def _texts(series: Any) -> Column:
     values = series.to_numpy(dtype=object, na_value=None)
-    nulls = series.isna().to_numpy(bool)
+    return _texts_of(values, series.isna().to_numpy(bool))
+
+
+def _texts_of(values: Array, nulls: "npt.NDArray[np.bool_]") -> Column:
     if not nulls.any():
         return Column(values)
     values = values.copy()

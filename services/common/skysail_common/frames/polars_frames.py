@@ -149,6 +149,9 @@ class PolarsBuilder:
             (column.name, mask_name(column.name) if column.has_mask else "", _dtype_of(column))
             for column in record.columns
         ]
+        dtypes = {dtype for _, _, dtype in self._columns}
+        is_numeric = len(dtypes) == 1 and _is_numeric(next(iter(dtypes)))
+        self._numbers = {name: each for name, _, each in self._columns} if is_numeric else None
 
     def build(self, inputs: Mapping[str, Array]) -> Any:
         """Return a new data frame (see `columns.FrameBuilder`)."""
@@ -161,6 +164,8 @@ class PolarsBuilder:
 
     def build_matrix(self, matrix: Array) -> Any:
         """Return a new data frame (see `columns.FrameBuilder`)."""
+        if self._numbers is not None:
+            return pl.DataFrame(matrix, self._numbers, orient="row", nan_to_null=True)
         columns = zip(self._columns, matrix.T, strict=True)
         return self.build({name: values for (name, _, _), values in columns})
 

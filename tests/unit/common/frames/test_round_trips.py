@@ -180,3 +180,17 @@ def test_examples_that_differ_are_refused(others, message):
 def test_a_column_of_a_query_may_be_all_missing():
     assert columns_of(pd.DataFrame({"a": [None]}))["a"].values is None
     assert columns_of(pl.DataFrame({"a": [None]}))["a"].values is None
+
+
+@pytest.mark.parametrize("library", [pd, pl], ids=["pandas", "polars"])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int16])
+def test_a_matrix_becomes_a_data_frame(library, dtype):
+    frame = library.DataFrame({"a": np.array([1, 2], dtype), "b": np.array([3, 4], dtype)})
+    built = make_builder(describe_frames([frame])).build_matrix(np.array([[1, 3], [2, 4]], dtype))
+    assert built.equals(frame)
+    assert list(built.dtypes) == list(frame.dtypes)
+
+
+def test_nan_of_a_matrix_is_null_in_polars():
+    builder = make_builder(describe_frames([pl.DataFrame({"a": [0.5], "b": [1.0]})]))
+    assert builder.build_matrix(np.array([[np.nan, 2.0]])).row(0) == (None, 2.0)
