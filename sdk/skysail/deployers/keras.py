@@ -10,7 +10,7 @@ from skysail.client import Client
 from skysail.deployers.base import ADAPTIVE, DEFAULT_IMAGE, Labels, Request
 from skysail.descriptions import Version
 from skysail.packaging.function_of_model import FunctionOfModel
-from skysail.packaging.pins import pinned
+from skysail.packaging.pins import pinned_for
 
 
 def deploy_keras_model(
@@ -99,7 +99,7 @@ def create_endpoint(
 
 
 def _function_of(func: Callable[..., Any], model: Any) -> FunctionOfModel:
-    requirements = pinned("keras", "tensorflow")
+    requirements = pinned_for({"keras", "tensorflow"})
     if isinstance(model, (str, PathLike)):
         return FunctionOfModel(func, "keras", Path(model), requirements=requirements)
     directory = TemporaryDirectory(prefix="skysail-")

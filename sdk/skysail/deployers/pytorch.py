@@ -8,6 +8,8 @@ from typing import Any
 from skysail.client import Client
 from skysail.deployers.base import ADAPTIVE, DEFAULT_IMAGE, Labels, Request
 from skysail.descriptions import Version
+from skysail.packaging.base import type_modules
+from skysail.packaging.pins import pinned_for
 
 
 def deploy_pytorch_model(
@@ -38,11 +40,11 @@ def deploy_pytorch_model(
         registry: Ignored with a warning.
         num_replicas: Number of replicas.
         batch_size: Most inputs of one call; -1 to adapt it.
-        pkgs_to_install: Packages for pip.
+        pkgs_to_install: Packages for pip; torch is one of them.
     """
     request = Request(
         client, name, version, input_type, base_image, labels, registry, num_replicas,
-        batch_size, pkgs_to_install,
+        batch_size, [*_own_packages(pytorch_model), *(pkgs_to_install or ())],
     )  # fmt: skip
     return request.deploy(partial(func, _on_cpu(pytorch_model)))
 
@@ -88,7 +90,7 @@ def create_endpoint(
     """
     request = Request(
         client, name, version, input_type, base_image, labels, registry, num_replicas,
-        batch_size, pkgs_to_install,
+        batch_size, [*_own_packages(pytorch_model), *(pkgs_to_install or ())],
     )  # fmt: skip
     return request.create_endpoint(
         partial(func, _on_cpu(pytorch_model)), default_output, slo_micros
@@ -100,3 +102,7 @@ def _on_cpu(module: Any) -> Any:
     if all(each.device.type == "cpu" for each in module.parameters()):
         return module
     return copy.deepcopy(module).cpu()
+
+
+def _own_packages(module: Any) -> tuple[str, ...]:
+    return pinned_for({"torch"}) if "torch" in type_modules(module) else ()

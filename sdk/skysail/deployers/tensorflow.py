@@ -12,7 +12,7 @@ from skysail.deployers.base import ADAPTIVE, DEFAULT_IMAGE, Labels, Request
 from skysail.descriptions import Version
 from skysail.errors import InvalidInput
 from skysail.packaging.function_of_model import FunctionOfModel
-from skysail.packaging.pins import pinned
+from skysail.packaging.pins import pinned_for
 
 
 def deploy_tensorflow_model(
@@ -104,7 +104,7 @@ def create_endpoint(
 
 
 def _function_of(func: Callable[..., Any], model: Any) -> FunctionOfModel:
-    requirements = pinned("tensorflow")
+    requirements = pinned_for({"tensorflow"})
     if isinstance(model, (str, PathLike)):
         return FunctionOfModel(func, "tensorflow", Path(model), requirements=requirements)
     if hasattr(model, "run") and hasattr(model, "graph"):

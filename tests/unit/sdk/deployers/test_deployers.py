@@ -168,7 +168,6 @@ def test_a_model_of_keras_travels_in_its_own_file(client):
     assert isinstance(client.source, FunctionOfModel)
     artifact = build_artifact(client.source, input_type="doubles")
     answer(artifact, client.source)
-    assert any(each.startswith("keras") for each in artifact.manifest.requirements)
     artifact.close()
 
 
