@@ -7,6 +7,7 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from skysail.descriptions import DeployEvent
+from skysail.notebook import CellProgress, find_display, running_shell
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,7 +35,6 @@ _MAX_SHOWN = 100
 _SHOWN_SHARE = 0.1
 """Share of an upload between two lines about it."""
 _NEW_LINE = "\n"
-_NOTEBOOK = "ZMQInteractiveShell"
 
 
 @contextmanager
@@ -101,6 +101,9 @@ def _shown(title: str, is_wanted: bool, progress: bool | None) -> Any:
         console = Console(stderr=True, highlight=False)
         if console.is_terminal:
             return _on_terminal(title, console)
+    display = find_display()
+    if display is not None:
+        return nullcontext(CellProgress(title, display))
     if progress or _is_notebook():
         # Notebooks show standard error in red, like an error.
         return nullcontext(_Lines(title, sys.stdout if _is_notebook() else sys.stderr))
@@ -156,6 +159,4 @@ class _Lines:
 
 
 def _is_notebook() -> bool:
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython is not None else None
-    return type(shell).__name__ == _NOTEBOOK
+    return running_shell() is not None

@@ -9,6 +9,7 @@ import numpy as np
 
 from skysail.artifact.examples import Example
 from skysail.artifact.function_styles import called_code
+from skysail.notebook import cell_of
 from skysail_common.errors import InvalidInput, ModelFailed
 from skysail_common.local_function import LocalFunction
 from skysail_common.model_functions import (
@@ -124,7 +125,7 @@ def _answer(function: LocalFunction, example: Example) -> _Answer:
 
 
 def _describe(error: Exception) -> str:
-    return ": ".join(filter(None, [type(error).__name__, str(error)]))
+    return ": ".join(filter(None, [type(error).__name__, str(error)])) + cell_of(error)
 
 
 def _advice(function: LocalFunction, example: Example, error: Exception) -> str:
