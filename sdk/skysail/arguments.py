@@ -59,6 +59,11 @@ def _are_texts(value: Any) -> bool:
     return is_list and all(map(_is_text, value))
 
 
+def _are_paths(value: Any) -> bool:
+    is_list = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+    return is_list and all(isinstance(each, (str, PathLike)) for each in value)
+
+
 def _is_route(value: Any) -> bool:
     is_route = isinstance(value, Route) and _is_text(value.model) and _is_text(value.version)
     return is_route and _is_number(value.weight) and isfinite(value.weight)
@@ -103,6 +108,7 @@ _FILES = (
         and all(isinstance(each, (str, PathLike)) for each in value.values())
     ),
 )
+_PATHS = ("a list of paths", _are_paths)
 _FUNCTION = ("a function", callable)
 _ROUTES = (
     "a list of Route, each with a text as its model and a number as its weight",
@@ -120,6 +126,7 @@ CHECKS: dict[str, tuple[str, Check]] = {
     "batch": _FLAG,
     "cache_ttl_s": _AMOUNT,
     "check": _FLAG,
+    "code": _PATHS,
     "cpus": _AMOUNT,
     "default_output": _ANYTHING,
     "endpoint": _ENDPOINT,

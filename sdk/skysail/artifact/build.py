@@ -18,7 +18,9 @@ from skysail.artifact.distributions import needed_packages
 from skysail.artifact.learning import Calls, learn
 from skysail.artifact.local_modules import local_modules
 from skysail.artifact.pickling import pickle_function
+from skysail.artifact.requirements import merge_requirements
 from skysail.artifact.state_snapshot import preserve_state
+from skysail.artifact.user_code import user_code
 from skysail.artifact.user_files import files_below, user_files
 from skysail.packaging.base import BlobSource, Packaged, PackagingOptions, recognise
 from skysail.packaging.saved_files import removed_on_failure
@@ -87,6 +89,7 @@ def build_artifact(
     input_type: str | None = None,
     method: str | None = None,
     files: "Mapping[str, str | PathLike[str]] | None" = None,
+    code: "Sequence[str | PathLike[str]]" = (),
     requirements: Sequence[str] = (),
     check: bool = True,
     batch: bool = True,
@@ -113,7 +116,8 @@ def build_artifact(
         input_type: `integers`, `floats`, `doubles`, `bytes` or `strings`, in place of an example.
         method: Method that answers queries, in place of the usual one.
         files: Paths of files and folders that travel with the model, by name.
-        requirements: Packages that pip installs for replicas.
+        code: Modules and packages that travel although nothing is known to import them.
+        requirements: Packages for replicas; they replace those of the format.
         check: False to call the model only for its signature: once for each example, and not at
             all with an `input_type`.
         batch: False if the model takes one input at a time and returns its output, both without a
@@ -138,9 +142,10 @@ def build_artifact(
             "cannot deploy the function: give exactly one of example, examples and input_type"
         )
     travelling = user_files(files or {})
-    code = _PickledCode.of(packaged)
+    own_code = user_code(code)
+    pickled = _PickledCode.of(packaged)
     with (
-        preserve_state(code.functions, code.instances),
+        preserve_state(pickled.functions, pickled.instances),
         removed_on_failure(packaged.temporary),
     ):
         learned = learn(
@@ -154,10 +159,11 @@ def build_artifact(
             has_requirements=bool(packaged.requirements or requirements),
         )
     frames = frozenset([learned.frame.library]) if learned.frame else frozenset()
-    needed = needed_packages(code.not_sent | frames)
+    needed = needed_packages(pickled.not_sent | frames)
     packages = default_packages(packaged, needed, frames)
     contents = {
-        **code.files,
+        **{f"{MODULES_DIRECTORY}{path}": each for path, each in own_code.items()},
+        **pickled.files,
         **_below(FILES_DIRECTORY, travelling),
         **_data_files(packaged),
         **{
@@ -174,7 +180,7 @@ def build_artifact(
         has_pickles=packaged.python_version is not None,
         packages=dict(packages.versions),
         modules=dict(needed.modules),
-        requirements=(*packages.requirements, *requirements),
+        requirements=merge_requirements(requirements, packages.requirements),
         signature=SignatureRecord.of(learned.signature),
         calling=learned.style.calling,
         batch=learned.style.batch,
@@ -183,7 +189,7 @@ def build_artifact(
         takes_params=learned.style.takes_params,
         examples=tuple(tuple(each.shape for each in example) for example in learned.examples),
         frame=learned.frame,
-        import_reason=code.import_reason,
+        import_reason=pickled.import_reason,
         blobs=tuple(_blob(path, contents[path]) for path in sorted(contents)),
     )
     return Artifact(manifest, contents, packaged.temporary)

@@ -64,15 +64,10 @@ def package_files(top: str, directory: Path, budget: FileBudget) -> Iterator[tup
             unreadable.
     """
     found: list[tuple[str, Path]] = []
-    for folder, directories, names in os.walk(directory):
-        directories[:] = sorted(name for name in directories if _is_wanted(folder, name))
-        for name in sorted(names):
-            file = Path(folder, name)
-            if name.startswith(".") or name.endswith(_SKIPPED_ENDINGS) or not file.is_file():
-                continue
-            path = f"{top}/{file.relative_to(directory).as_posix()}"
-            budget.take(path, file.stat().st_size)
-            found.append((path, file))
+    for file in package_paths(directory):
+        path = f"{top}/{file.relative_to(directory).as_posix()}"
+        budget.take(path, file.stat().st_size)
+        found.append((path, file))
     for path, file in found:
         try:
             content = file.read_bytes()
@@ -83,6 +78,16 @@ def package_files(top: str, directory: Path, budget: FileBudget) -> Iterator[tup
             ) from error
         if file.suffix == ".py" or not _PRIVATE_KEY.search(content, 0, _LONGEST_HEAD):
             yield path, content
+
+
+def package_paths(directory: Path) -> Iterator[Path]:
+    """Yield the files of a package that may travel, in order."""
+    for folder, directories, names in os.walk(directory):
+        directories[:] = sorted(name for name in directories if _is_wanted(folder, name))
+        for name in sorted(names):
+            file = Path(folder, name)
+            if not name.startswith(".") and not name.endswith(_SKIPPED_ENDINGS) and file.is_file():
+                yield file
 
 
 def _is_wanted(folder: str, name: str) -> bool:

@@ -43,6 +43,7 @@ class DeploymentCalls(ScalingCalls, UploadCalls):
         input_type: str | None = None,
         method: str | None = None,
         files: "Mapping[str, str | PathLike[str]] | None" = None,
+        code: "Sequence[str | PathLike[str]]" = (),
         check: bool = True,
         batch: bool = True,
         max_concurrency: int | None = None,
@@ -95,6 +96,8 @@ class DeploymentCalls(ScalingCalls, UploadCalls):
                 one.
             files: Paths of files and folders that travel, by the name under which
                 `context.file(name)` finds them in `load(context)`.
+            code: Modules and packages that travel although nothing is known to import them: paths
+                (`helpers.py`, `./mypkg`) or names (`mypkg`). Data files of packages travel too.
             check: True to look for mistakes: a function that takes only one row, or with an
                 `input_type` a function that fails for two sample inputs. False to call the
                 function on the examples only.
@@ -161,6 +164,7 @@ class DeploymentCalls(ScalingCalls, UploadCalls):
             input_type=input_type,
             method=method,
             files=files,
+            code=code,
             requirements=read_requirements(pkgs_to_install, requirements),
             check=check,
             batch=batch,

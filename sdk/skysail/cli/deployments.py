@@ -105,6 +105,12 @@ class _NumberCommand(click.Command):
     metavar="NAME=PATH",
     help="File or folder that travels with the model; repeatable.",
 )
+@click.option(
+    "--code",
+    multiple=True,
+    metavar="PATH",
+    help="Module or package that travels with the model; repeatable.",
+)
 @click.option("--num-replicas", type=click.IntRange(1), help=f"Number of replicas. {_AS_IS}")
 @click.option("--pkg", "pkgs", multiple=True, help="Package that pip installs; repeatable.")
 @click.option(
@@ -140,6 +146,7 @@ def deploy(
     input_type: str | None,
     method: str | None,
     files: tuple[str, ...],
+    code: tuple[str, ...],
     check: bool,
     batch: bool,
     max_concurrency: int | None,
@@ -184,6 +191,7 @@ def deploy(
             input_type=input_type,
             method=method,
             files=_files(files),
+            code=code,
             check=check,
             batch=batch,
             max_concurrency=max_concurrency,

@@ -82,6 +82,7 @@ DEPLOY = {"name": "m", "version": "1", "example": np.ones((1, 1))}
         ("max_batch_size", "a" * 100, f"'{'a' * 59}…"),
         ("pkgs_to_install", [5], "[5]"),
         ("requirements", 5, "5"),
+        ("code", "./mypkg", "'./mypkg'"),
         ("promote", "yes", "'yes'"),
         ("on_event", 5, "5"),
     ],
