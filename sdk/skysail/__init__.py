@@ -10,6 +10,8 @@ client.predict("digits", images[0]).output
 from skysail import errors
 from skysail.async_client import AsyncClient
 from skysail.calls.promotion_warning import SkysailWarning
+from skysail.checks.check import check
+from skysail.checks.report import CheckReport
 from skysail.client import Client
 from skysail.descriptions import (
     Application,
@@ -31,6 +33,7 @@ from skysail_common.serving_options import PolicyName, ServingOptions
 __all__ = [
     "Application",
     "AsyncClient",
+    "CheckReport",
     "Client",
     "ClusterStatus",
     "DeployEvent",
@@ -48,5 +51,6 @@ __all__ = [
     "Timings",
     "Version",
     "__version__",
+    "check",
     "errors",
 ]

@@ -155,6 +155,7 @@ CHECKS: dict[str, tuple[str, Check]] = {
     "num_replicas": _COUNT,
     "num_threads": _COUNT,
     "on_event": _FUNCTION,
+    "options": _ANYTHING,
     "pkgs_to_install": _TEXTS,
     "params": (
         "a dictionary of JSON values by name",

@@ -13,6 +13,8 @@ from skysail.async_client import AsyncClient
 from skysail.calls.application_requests import DEFAULT_SLO_MS
 from skysail.calls.deployment_requests import deploy_request
 from skysail.calls.promotion_warning import warn_if_not_current
+from skysail.checks.check import check
+from skysail.checks.report import CheckReport
 from skysail.descriptions import Application, ClusterStatus, LogLine, Model, Route, Version
 from skysail.progress import OnEvent, show_events, show_local_run
 from skysail.sentinels import NOT_GIVEN
@@ -104,6 +106,10 @@ class Client(SyncQueries):
         # Two frames are below that of the caller: this method and the check of arguments.
         warn_if_not_current(found, promote, depth=2)
         return found
+
+    def check(self, source: Any, **options: Any) -> CheckReport:
+        """Return whether a replica could serve a model; see `skysail.check`."""
+        return check(source, **options)
 
     def start(
         self,

@@ -2,12 +2,14 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from skysail_common.errors import FailedPrecondition
+from skysail_common.process.inherited_variables import install_variables
 
 CLUSTER_FILE = "cluster.json"
 """File in the data directory with the endpoints of the running cluster."""
@@ -28,6 +30,25 @@ def _default_data_dir() -> Path | None:
     except RuntimeError:
         # The user of some containers has neither HOME nor an entry in passwd.
         return None
+
+
+def cache_directory() -> Path:
+    """Return the directory for files of the SDK that can be made again.
+
+    Raises:
+        FailedPrecondition: the user has no home directory.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "skysail"
+    except RuntimeError as error:
+        raise FailedPrecondition(
+            "cannot find a directory for caches: this user has no home directory; set XDG_CACHE_HOME"
+        ) from error
+
+
+def check_variables(own: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a checked model: what a replica inherits, and its own variables."""
+    return {**install_variables(os.environ), **own}
 
 
 def absolute(data_dir: Path | None) -> Path:

@@ -17,6 +17,8 @@ from skysail.calls.promotion_warning import warn_if_not_current
 from skysail.calls.retries import LostConnection, RetryPolicy
 from skysail.calls.scaling import ScalingCalls
 from skysail.calls.uploads import UploadCalls
+from skysail.checks.check import check
+from skysail.checks.report import CheckReport
 from skysail.descriptions import DeployEvent, Version
 from skysail.progress import OnEvent, show_events, show_local_run
 from skysail.sentinels import NOT_GIVEN
@@ -215,6 +217,15 @@ class DeploymentCalls(ScalingCalls, UploadCalls):
             # Management removed the unused artifact after the upload.
             await self._upload(artifact, on_event, retries)
             return await self._await_deployment(request, on_event, retries)
+
+    async def check(self, source: Any, **options: Any) -> CheckReport:
+        """Return whether a replica could serve a model, without a cluster; see `skysail.check`.
+
+        Args:
+            source: The model, as for `deploy`.
+            options: Arguments of `deploy` and of `skysail.check`.
+        """
+        return await asyncio.to_thread(check, source, **options)
 
     async def start(
         self,

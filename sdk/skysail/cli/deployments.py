@@ -190,7 +190,7 @@ def deploy(
             examples=None if examples is None else load_object(examples, "examples"),
             input_type=input_type,
             method=method,
-            files=_files(files),
+            files=parse_files(files),
             code=code,
             check=check,
             batch=batch,
@@ -212,7 +212,7 @@ def deploy(
     _print_version(found, output)
 
 
-def _files(given: tuple[str, ...]) -> dict[str, str]:
+def parse_files(given: tuple[str, ...]) -> dict[str, str]:
     """Return the paths of `--file` by name."""
     pairs = [each.partition("=") for each in given]
     if not all(name and path for name, _, path in pairs):

@@ -9,6 +9,7 @@ import click
 from skysail.artifact.local_modules import own_frames
 from skysail.cli import (
     applications,
+    checks,
     deployments,
     down,
     kubernetes,
@@ -44,6 +45,7 @@ for module in (
     status,
     down,
     deployments,
+    checks,
     models,
     tuning,
     queries,

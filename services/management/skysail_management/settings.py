@@ -8,11 +8,11 @@ from pydantic_settings import SettingsConfigDict
 from typing_extensions import Self
 
 from skysail_common import __version__
+from skysail_common.process import inherited_variables as inherited
 from skysail_common.process.pip_configuration import package_variables
 from skysail_common.process.settings import Host, Port, ServiceSettings, check_tls_pair
 from skysail_common.rpc.certificates import ServerCertificates
 from skysail_common.rpc.transports import VARIABLE
-from skysail_management.containers.local import inherited_variables as inherited
 
 _PIP_CONFIG = Path("/etc/pip.conf")
 

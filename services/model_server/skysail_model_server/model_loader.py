@@ -169,7 +169,10 @@ def _file_hints(error: BaseException, modules_dir: Path) -> list[str]:
         return []
     file = Path(os.path.abspath(os.fsdecode(error.filename)))
     if modules_dir not in file.parents:
-        return []
+        return [
+            f"{file} is not in the replica: send it by files={{{file.name!r}: path}}, and open "
+            f"context.file({file.name!r}) in load(context)"
+        ]
     return [
         f"{file.relative_to(modules_dir)} did not travel with the function: put it into a local "
         "package, whose files travel except hidden ones, notebooks and private keys, or read it "

@@ -22,6 +22,8 @@ class PackageDifferences:
     """Requirements, such as `httpx==0.28.1`, without an importable module in the replica."""
     versions: tuple[PackageDifference, ...] = ()
     import_reason: str = ""
+    modules: frozenset[str] = frozenset()
+    """First names of the modules of the missing packages."""
 
     @property
     def differing(self) -> tuple[str, ...]:
@@ -31,6 +33,11 @@ class PackageDifferences:
     def hints(self, error: BaseException) -> Iterator[str]:
         """Yield the differences that may have caused an error, one line each."""
         failed_import = _failed_import(error)
+        if isinstance(failed_import, ModuleNotFoundError) and not self._has(failed_import.name):
+            yield (
+                f"the module {failed_import.name!r} is not here: name it in code= if it is yours, or "
+                "its package in pkgs_to_install"
+            )
         if failed_import is not None and self.missing:
             yield (
                 f"packages that are not installed here: {', '.join(self.missing)}; add them to "
@@ -41,22 +48,29 @@ class PackageDifferences:
         if self.differing:
             yield "versions differ, which may be the cause: " + "; ".join(self.differing)
 
+    def _has(self, module: str | None) -> bool:
+        return (module or "").partition(".")[0] in self.modules
+
 
 def compare_packages(manifest: Manifest) -> PackageDifferences:
     """Return the differences between the packages of an artifact and the installed ones."""
     missing: list[str] = []
     differing: list[PackageDifference] = []
+    modules: set[str] = set()
     for package, wanted in sorted(manifest.packages.items()):
         try:
             found = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            modules = [name for name, owners in manifest.modules.items() if package in owners]
-            if not modules or not all(map(_is_importable, modules)):
+            own = [name for name, owners in manifest.modules.items() if package in owners]
+            if not own or not all(map(_is_importable, own)):
                 missing.append(f"{package}=={wanted}")
+                modules.update(name.partition(".")[0] for name in [*own, package])
         else:
             if found != wanted:
                 differing.append(PackageDifference(package, wanted, found))
-    return PackageDifferences(tuple(missing), tuple(differing), manifest.import_reason)
+    return PackageDifferences(
+        tuple(missing), tuple(differing), manifest.import_reason, frozenset(modules)
+    )
 
 
 def _is_importable(module: str) -> bool:

@@ -20,12 +20,9 @@ from skysail_common.process.pip_configuration import (
     pip_options,
     uv_configuration,
 )
-from skysail_common.process.virtual_environments import lent_metadata
+from skysail_common.process.virtual_environments import INSTALLER, lent_metadata
 from skysail_common.redaction import without_credentials
 from skysail_common.states import ExitCode
-
-MODULE = "skysail_common.process.package_installer"
-"""Name of this module, for `python -m`."""
 
 _PIP = (
     "install", "--no-input", "--disable-pip-version-check", "--progress-bar", "off",
@@ -47,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
             return _install(Path(python), Path(path))
         case [path] if not path.startswith("-"):
             return _install(Path(sys.executable), Path(path))
-    sys.stderr.write(f"usage: python -m {MODULE} [--python PYTHON] REQUIREMENTS\n")
+    sys.stderr.write(f"usage: python -m {INSTALLER} [--python PYTHON] REQUIREMENTS\n")
     return ExitCode.USAGE
 
 

@@ -2,16 +2,12 @@
 
 import re
 from collections.abc import Sequence
-from itertools import islice, takewhile
 
+from skysail_common.process.install_failures import failure_reason
 from skysail_management.containers.base import PrepareFailed
 
 PATH = re.compile(r"(?:(?<=\bfile://)|(?<![\w:/.]))/[^\s'\";,#]+")
 """Matches a file of this machine in requirements or in variables of pip and uv."""
-
-# uv prints `error: …` or `× …`, and below it `cause: …`, in older versions `╰─▶ …`.
-_UV_ERROR = re.compile(r"(?:error: |\s*× )(.+)")
-_UV_CAUSE = re.compile(r"\s+(?:cause: |Caused by: |[├╰]─▶ )(.+)")
 
 LOG_TAIL_LINES = 30
 """Lines of the log of an installation that explain its failure."""
@@ -32,22 +28,10 @@ def normal_form(requirements: Sequence[str]) -> str:
 def install_error(status: int, tail: Sequence[str]) -> PrepareFailed:
     """Return the error for a failed installation, with the end of its log."""
     error = PrepareFailed(
-        f"cannot install the requirements: {_reason(tail) or f'exit status {status}'}"
+        f"cannot install the requirements: {failure_reason(tail) or f'exit status {status}'}"
     )
     error.log_tail = "\n".join(tail)
     return error
-
-
-def _reason(tail: Sequence[str]) -> str:
-    """Return the reason that pip or uv gives; empty if it gives none."""
-    for index, line in enumerate(tail):
-        if line.startswith("ERROR: "):
-            return line.removeprefix("ERROR: ")
-        if (found := _UV_ERROR.match(line)) is not None:
-            causes = (_UV_CAUSE.match(each) for each in islice(tail, index + 1, None))
-            parts = [found[1], *(cause[1] for cause in takewhile(bool, causes) if cause)]
-            return ": ".join(part.removesuffix(":") for part in parts)
-    return ""
 
 
 def local_files(requirements: Sequence[str]) -> list[str]:

@@ -28,7 +28,7 @@ ALL = list(commands())
 
 def test_the_set_of_commands_is_complete():
     assert {" ".join(path) for path in ALL} == {
-        "", "up", "down", "status", "deploy", "promote", "rollback", "scale", "start", "undeploy", "tune",
+        "", "up", "down", "status", "deploy", "check", "promote", "rollback", "scale", "start", "undeploy", "tune",
         "logs", "models", "delete", "predict", "apps", "apps register", "apps update", "apps unregister",
         "apps link", "apps unlink", "forward", "registry", "registry login",
         "store", "store restore", "kubernetes", "kubernetes manifests",

@@ -1,10 +1,10 @@
 import pytest
 
-from skysail_common.process.pip_configuration import package_variables
-from skysail_management.containers.local.inherited_variables import (
+from skysail_common.process.inherited_variables import (
     install_variables,
     replica_variables,
 )
+from skysail_common.process.pip_configuration import package_variables
 
 USUAL = {
     "PATH": "/usr/bin",

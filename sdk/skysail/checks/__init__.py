@@ -1,0 +1,1 @@
+"""Checks of a model before its deploy: `skysail.check`, `skysail check`."""
