@@ -29,6 +29,8 @@ class Case:
     predict: Callable[[Any, Any], Any]
     """Returns the library's own prediction for what `make` returned and a batch of rows: an array, a
     dictionary of arrays by output, or a data frame."""
+    rows: Callable[[], Any] | None = None
+    """Returns the rows of queries; None for the example."""
     needs: Sequence[str] = ()
     """Modules without which the case is skipped."""
     programs: Sequence[str] = ()
@@ -47,6 +49,10 @@ class Case:
 
     finish: Callable[[], object] = lambda: None
     """Ends what `make` started in this process."""
+
+    def batch(self) -> Any:
+        """Return the rows of queries."""
+        return (self.rows or self.example)()
 
     def missing(self) -> str:
         """Return what is not installed, or an empty text."""

@@ -25,7 +25,7 @@ from skysail_testing.traffic import traffic
 
 def check_answers(deployed: Deployed, model: object, predictions: list[skysail.Prediction]) -> None:
     case = deployed.case
-    expected = columns_of(case.predict(model, case.example()))
+    expected = columns_of(case.predict(model, case.batch()))
     for prediction in predictions:
         assert prediction.outcome == "OK", prediction.explanation
     for name, values in expected.items():
@@ -48,13 +48,13 @@ def replica_pids(cluster: RunningCluster, deployed: Deployed, version: str) -> s
 
 
 def test_the_answer_is_that_of_the_library(deployed: Deployed):
-    rows = rows_of(deployed.case.example())
+    rows = rows_of(deployed.case.batch())
     singly = [deployed.client.predict(deployed.name, row) for row in rows]
     check_answers(deployed, deployed.model, singly)
 
 
 def test_a_batch_is_answered_in_order(deployed: Deployed):
-    rows = rows_of(deployed.case.example())
+    rows = rows_of(deployed.case.batch())
     predictions = deployed.client.predict_batch(deployed.name, rows * 20)
     for begin in range(0, len(predictions), len(rows)):
         check_answers(deployed, deployed.model, predictions[begin : begin + len(rows)])
@@ -62,7 +62,7 @@ def test_a_batch_is_answered_in_order(deployed: Deployed):
 
 def bad_inputs(deployed: Deployed):
     """Yield single inputs with a wrong datatype, shape or name, made from a good one."""
-    good = rows_of(deployed.case.example())[0]
+    good = rows_of(deployed.case.batch())[0]
     inputs = deployed.version.signature.inputs
     named = good if isinstance(good, dict) else {inputs[0].name: good}
     for spec in inputs:
@@ -86,7 +86,7 @@ def test_bad_input_is_refused_and_the_replica_stays(deployed: Deployed, cluster:
         assert isinstance(caught.value, skysail.errors.InvalidInput), (value, caught.value)
         names = [*(spec.name for spec in deployed.version.signature.inputs), "nope"]
         assert any(repr(name) in str(caught.value) for name in names), caught.value
-    row = rows_of(deployed.case.example())[0]
+    row = rows_of(deployed.case.batch())[0]
     assert deployed.client.predict(deployed.name, row).outcome == "OK"
     assert replica_pids(cluster, deployed, "1") == before
 
@@ -145,12 +145,12 @@ def test_a_killed_replica_comes_back(deployed: Deployed, cluster: RunningCluster
 def test_other_weights_lose_no_query(deployed: Deployed, cluster: RunningCluster):
     (deployed.directory / "other").mkdir()
     other = deployed.case.make(1, deployed.directory / "other")
-    row = rows_of(deployed.case.example())[0]
+    row = rows_of(deployed.case.batch())[0]
     with traffic(deployed.client, deployed.name, row, callers=2, pause_s=0.02) as seen:
         version = deployed.deploy(other, "2", promote=True)
         seen.wait_for_more(10)
     assert version.artifact_sha256 != deployed.version.artifact_sha256
     assert set(seen.outcomes) == {"OK"}, seen.problems[:3]
     assert set(seen.versions) == {"1", "2"}
-    rows = rows_of(deployed.case.example())
+    rows = rows_of(deployed.case.batch())
     check_answers(deployed, other, deployed.client.predict_batch(deployed.name, rows))

@@ -1,4 +1,4 @@
-"""Functions, classes and coroutine functions."""
+"""Functions, coroutine functions, and objects with `predict`."""
 
 import asyncio
 from pathlib import Path
@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 from formats.case import Case
+
+SHIFT = Path(__file__).with_name("shift.txt")
 
 
 def scaled(number: int, directory: Path) -> Any:
@@ -18,28 +20,35 @@ def scaled(number: int, directory: Path) -> Any:
     return predict
 
 
-class Shifted:
-    """A model that loads a file in the replica."""
+class Tripled:
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def predict(self, rows):
+        return rows * self.factor
+
+
+class Shifted(Tripled):
+    """A model that reads a file in the replica."""
 
     def load(self, context):
         self.shift = float(context.file("shift.txt").read_text())
 
     def predict(self, rows):
-        return {"shifted": rows + self.shift}
-
-
-class Tripled:
-    def predict(self, rows):
-        return rows * self.factor
-
-    def __init__(self, factor=3.0):
-        self.factor = factor
+        return {"shifted": rows * self.factor + self.shift}
 
 
 def coroutine(number: int, directory: Path) -> Any:
     async def predict(rows):
         await asyncio.sleep(0)
         return rows - number
+
+    return predict
+
+
+def one_row(number: int, directory: Path) -> Any:
+    def predict(row):
+        return float(row.sum()) + number
 
     return predict
 
@@ -51,9 +60,22 @@ def table() -> np.ndarray:
 CASES = [
     Case("function", scaled, table, lambda model, batch: model(batch)),
     Case(
-        "instance",
-        lambda number, directory: Tripled(3.0 + number),
+        "object", lambda number, _: Tripled(3.0 + number), table, lambda it, rows: it.predict(rows)
+    ),
+    Case(
+        "object-with-file",
+        lambda number, _: Shifted(3.0 + number),
         table,
-        lambda model, batch: model.predict(batch),
+        lambda model, batch: {"shifted": batch * model.factor + float(SHIFT.read_text())},
+        options={"files": {"shift.txt": SHIFT}},
+    ),
+    Case("coroutine", coroutine, table, lambda model, batch: asyncio.run(model(batch))),
+    Case(
+        "function-of-a-row",
+        one_row,
+        lambda: table()[0],
+        lambda model, batch: [model(row) for row in batch],
+        rows=table,
+        options={"batch": False},
     ),
 ]
