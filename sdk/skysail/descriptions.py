@@ -176,6 +176,7 @@ class Version:
     labels: Mapping[str, str]
     registered_at: datetime
     python_version: str
+    """Python that replicas need up to its minor part, such as 3.11.7; empty if any loads the model."""
     requirements: tuple[str, ...]
     deployment: Deployment | None
     """None if the version is not deployed."""

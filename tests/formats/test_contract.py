@@ -55,7 +55,7 @@ def test_the_answer_is_that_of_the_library(deployed: Deployed):
 
 def test_a_batch_is_answered_in_order(deployed: Deployed):
     rows = rows_of(deployed.case.batch())
-    predictions = deployed.client.predict_batch(deployed.name, rows * 20)
+    predictions = deployed.client.predict_batch(deployed.name, rows * 10, timeout_s=60)
     for begin in range(0, len(predictions), len(rows)):
         check_answers(deployed, deployed.model, predictions[begin : begin + len(rows)])
 

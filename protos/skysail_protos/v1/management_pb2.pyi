@@ -583,7 +583,7 @@ class Version(_message.Message):
     input_type: _tensors_pb2.InputType.ValueType
     """Input type that follows from the signature."""
     python_version: _builtins.str
-    """Python version that built the artifact, such as 3.11.7."""
+    """Python version that replicas need up to its minor part, such as 3.11.7. Empty if any can load the model."""
     is_current: _builtins.bool
     """True if it answers queries without a version."""
     @_builtins.property

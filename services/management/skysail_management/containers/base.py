@@ -39,7 +39,8 @@ class VersionSpec:
     model_version: ModelVersion
     artifact_sha256: str
     python_version: str
-    """Python that the artifact needs, such as 3.11.7; the minor version decides."""
+    """Python that the artifact needs, such as 3.11.7; the minor version decides. Empty for an artifact
+    without pickles."""
     requirements: tuple[str, ...] = ()
     """Lines of a requirements file for pip."""
 

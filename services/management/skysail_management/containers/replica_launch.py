@@ -36,6 +36,12 @@ def python_minor(python: str) -> str:
     return found[0] if found else ""
 
 
+def can_run(python: str, version: VersionSpec) -> bool:
+    """Return whether a Python, such as 3.11.2, can load the artifact of a version."""
+    wanted = python_minor(version.python_version)
+    return not wanted or wanted == python_minor(python)
+
+
 def check_python(
     version: VersionSpec,
     found: str,
@@ -53,7 +59,7 @@ def check_python(
     Raises:
         PrepareFailed: the artifact needs another minor version.
     """
-    if python_minor(version.python_version) != python_minor(found):
+    if not can_run(found, version):
         raise wrong_python(version, found, where, fix)
 
 

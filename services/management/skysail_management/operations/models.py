@@ -103,7 +103,7 @@ class Models:
             artifact_sha256=artifact_sha256,
             artifact_bytes=self._artifacts.size_bytes(artifact_sha256),
             signature=manifest.signature,
-            python_version=manifest.python_version,
+            python_version=manifest.python_version if manifest.is_pickled else "",
             requirements=manifest.requirements,
             takes_params=manifest.takes_params,
             labels=checked,

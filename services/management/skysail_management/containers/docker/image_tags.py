@@ -7,7 +7,7 @@ from typing import Any
 
 from skysail_common.docker.labels import LABEL
 from skysail_management.containers.base import VersionSpec
-from skysail_management.containers.replica_launch import python_minor
+from skysail_management.containers.replica_launch import can_run
 from skysail_management.containers.requirements import normal_form
 
 PYTHON = f"{LABEL}python"
@@ -71,8 +71,7 @@ class ImageTags:
 
 def has_python_of(labels: Mapping[str, str], version: VersionSpec) -> bool:
     """Return whether an image with these labels, or with none, can run a version."""
-    found = labels.get(PYTHON, version.python_version)
-    return python_minor(found) == python_minor(version.python_version)
+    return can_run(labels.get(PYTHON, version.python_version), version)
 
 
 def packages_tag(base: BaseImage, version: VersionSpec) -> str:

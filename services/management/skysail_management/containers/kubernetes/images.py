@@ -22,7 +22,12 @@ from skysail_common.kubernetes.labels import PROBE, labels
 from skysail_common.kubernetes.pod_problems import waiting_reason
 from skysail_management.containers.base import Needed, PrepareFailed, Progress, VersionSpec
 from skysail_management.containers.kubernetes import task_pods
-from skysail_management.containers.replica_launch import check_python, image_kept, python_minor
+from skysail_management.containers.replica_launch import (
+    can_run,
+    check_python,
+    image_kept,
+    python_minor,
+)
 from skysail_management.settings import ManagementSettings
 
 log = logging.getLogger(__name__)
@@ -70,7 +75,8 @@ class KubernetesImages:
         return own if self._can_run(own, version) else configured
 
     def _can_run(self, image: str, version: VersionSpec) -> bool:
-        return python_minor(self._pythons.get(image, "")) == python_minor(version.python_version)
+        found = self._pythons.get(image, "")
+        return bool(found) and can_run(found, version)
 
     async def prepare(self, version: VersionSpec, progress: Progress) -> None:
         """Find an image that can run the version, with a probe if necessary.
