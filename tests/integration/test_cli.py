@@ -231,7 +231,7 @@ ERRORS = [
     (["deploy", "climodel", "--name", "a", "--version", "1"], 1, "the form module:name"),
     (["deploy", "climodel:no", "--name", "a", "--version", "1"], 1, "has no 'no'"),
     (["deploy", "nomodule:f", "--name", "a", "--version", "1"], 1, "cannot be imported"),
-    (["deploy", "climodel:triple", "--name", "a", "--version", "1"], 2, "one of --example"),
+    (["deploy", "climodel:triple", "--name", "a", "--version", "1"], 1, "give exactly one"),
     (
         [
             "deploy",
@@ -246,7 +246,7 @@ ERRORS = [
             "climodel:example",
         ],
         1,
-        "cannot reserve GPUs for a replica",
+        "cannot reserve a GPU",
     ),
     (["nope"], 2, "No such command"),
     (["scale", "cli", "-1"], 2, "-1 is not in the range x>=0"),
