@@ -28,6 +28,7 @@ from skysail.descriptions import (
 from skysail.predictions import Prediction, Timings
 from skysail_common import __version__
 from skysail_common.errors import SkysailError
+from skysail_common.replica_description import PackageDifference
 from skysail_common.serving_options import PolicyName, ServingOptions
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "Frontend",
     "LogLine",
     "Model",
+    "PackageDifference",
     "PolicyName",
     "Prediction",
     "Replica",
