@@ -70,6 +70,18 @@ def test_packages_are_installed(tmp_path: Path, monkeypatch):
     assert report.requirements == ("own-package",)
 
 
+def test_a_wheel_of_this_machine_is_installed(tmp_path: Path):
+    wheel = make_wheel(tmp_path, "own_wheel", "ANSWER = 42.0")
+
+    def answer(texts):
+        import own_wheel
+
+        return [own_wheel.ANSWER for _ in texts]
+
+    report = skysail.check(answer, input_type="strings", check=False, pkgs_to_install=[str(wheel)])
+    assert report, report.log
+
+
 def test_packages_that_cannot_be_installed_are_named():
     lines: list[str] = []
     report = skysail.check(

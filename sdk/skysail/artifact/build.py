@@ -18,7 +18,7 @@ from skysail.artifact.distributions import needed_packages
 from skysail.artifact.learning import Calls, learn
 from skysail.artifact.local_modules import local_modules
 from skysail.artifact.pickling import pickle_function
-from skysail.artifact.requirements import merge_requirements
+from skysail.artifact.requirements import merge_requirements, send_wheels
 from skysail.artifact.state_snapshot import preserve_state
 from skysail.artifact.user_code import user_code
 from skysail.artifact.user_files import files_below, user_files
@@ -143,6 +143,7 @@ def build_artifact(
         )
     travelling = user_files(files or {})
     own_code = user_code(code)
+    sent_requirements, wheels = send_wheels(requirements)
     pickled = _PickledCode.of(packaged)
     with (
         preserve_state(pickled.functions, pickled.instances),
@@ -165,6 +166,7 @@ def build_artifact(
         **{f"{MODULES_DIRECTORY}{path}": each for path, each in own_code.items()},
         **pickled.files,
         **_below(FILES_DIRECTORY, travelling),
+        **wheels,
         **_data_files(packaged),
         **{
             example_file(number, index): tensor.data
@@ -180,7 +182,7 @@ def build_artifact(
         has_pickles=packaged.python_version is not None,
         packages=dict(packages.versions),
         modules=dict(needed.modules),
-        requirements=merge_requirements(requirements, packages.requirements),
+        requirements=merge_requirements(sent_requirements, packages.requirements),
         signature=SignatureRecord.of(learned.signature),
         calling=learned.style.calling,
         batch=learned.style.batch,

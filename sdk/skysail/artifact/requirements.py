@@ -3,11 +3,14 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
+from skysail_common.artifacts import file_sha256
 from skysail_common.errors import InvalidInput
+from skysail_common.sent_wheels import wheel_path
 
 # pip requires a space before a comment, because a URL may contain '#'.
 _COMMENT = re.compile(r"(?:^|\s)#.*")
@@ -36,6 +39,42 @@ def read_requirements(
             ) from error
         packages += [_COMMENT.sub("", line).strip() for line in lines]
     return tuple(package for package in packages if package)
+
+
+def send_wheels(requirements: Sequence[str]) -> tuple[tuple[str, ...], dict[str, Path]]:
+    """Return the requirements as replicas read them, and the wheels that travel by their paths.
+
+    Wheels of this machine travel. A path that does not exist here may be one of the cluster.
+
+    Raises:
+        InvalidInput: a relative path names no wheel of this machine.
+    """
+    lines: list[str] = []
+    wheels: dict[str, Path] = {}
+    for line in requirements:
+        path, options = _split_path(line)
+        wheel = Path(path)
+        if path.endswith(".whl") and wheel.is_file():
+            sent = wheel_path(file_sha256(wheel), wheel.name)
+            wheels[sent] = wheel.absolute()
+            lines.append(f"{sent}{options}")
+        elif path.startswith(("./", "../")) or path in (".", ".."):
+            raise InvalidInput(
+                f"cannot send the requirement {path!r}: it is no wheel on this machine; name a file "
+                "that `python -m pip wheel --no-deps` makes, or send the code by code="
+            )
+        else:
+            lines.append(line)
+    return tuple(lines), wheels
+
+
+def _split_path(line: str) -> tuple[str, str]:
+    """Return the path that a requirement may be, and what follows it."""
+    text = re.sub(r"^\s*(?:-e\s+|--editable[\s=]+|[\w.-]+\s*@\s*(?=file:))", "", line)
+    path, space, options = text.partition(" ")
+    if path.startswith("file://"):
+        path = unquote(urlsplit(path).path)
+    return path, f"{space}{options}"
 
 
 def merge_requirements(given: Sequence[str], defaults: Sequence[str]) -> tuple[str, ...]:

@@ -125,6 +125,7 @@ def _run(
         python = clean_environment(
             cache_directory() / "environments",
             artifact.manifest.requirements,
+            directory,
             variables,
             timeout_s,
             show,

@@ -22,6 +22,7 @@ from packaging.utils import canonicalize_name
 from skysail_common.errors import FailedPrecondition
 from skysail_common.process.install_failures import failure_reason
 from skysail_common.process.virtual_environments import install_command, make_environment
+from skysail_common.sent_wheels import replace_wheels, wheel_path
 
 _MARKER = ".complete"
 _MAX_ENVIRONMENTS = 8
@@ -35,6 +36,7 @@ class EnvironmentFailed(FailedPrecondition):
 def clean_environment(
     cache: Path,
     requirements: Sequence[str],
+    artifact: Path,
     variables: Mapping[str, str],
     timeout_s: float,
     show: Callable[[str], None],
@@ -44,6 +46,7 @@ def clean_environment(
     Args:
         cache: Directory of the environments, of which the last few stay.
         requirements: Lines of a requirements file.
+        artifact: Directory of the artifact, with the wheels that travel.
         variables: Environment of uv or pip.
         timeout_s: Longest time of the installation, in seconds.
         show: Called with each line of its output.
@@ -66,7 +69,10 @@ def clean_environment(
                 shutil.rmtree(directory, ignore_errors=True)
                 make_environment(directory, [base])
                 if requirements:
-                    _install(directory, requirements, variables, timeout_s, show)
+                    lines = replace_wheels(
+                        requirements, lambda sha256, name: artifact / wheel_path(sha256, name)
+                    )
+                    _install(directory, lines, variables, timeout_s, show)
             (directory / _MARKER).touch()
             _remove_oldest(cache)
     except OSError as error:

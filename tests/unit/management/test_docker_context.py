@@ -62,3 +62,12 @@ def test_files_in_variables_of_pip_are_included(tmp_path: Path):
     assert found[f"here{certificates}"] == "trusted"
     assert f"export PIP_CERT=/build/here{certificates}\n" in found["install"]
     assert "export PIP_INDEX_URL='https://user:pass@index.example/it'\"'\"'s'\n" in found["install"]
+
+
+def test_wheels_that_travelled_are_included(tmp_path: Path):
+    sha256 = "0" * 64
+    (tmp_path / sha256).write_text("the wheel")
+    line = f"wheels/{sha256}/own-1.0-py3-none-any.whl"
+    found = files(BuildContext([line, "numpy"], {}, tmp_path))
+    assert found["requirements.txt"] == f"/build/{line}\nnumpy\n"
+    assert found[line] == "the wheel"

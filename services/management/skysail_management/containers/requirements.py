@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 
 from skysail_common.process.install_failures import failure_reason
+from skysail_common.sent_wheels import sent_wheels
 from skysail_management.containers.base import PrepareFailed
 
 PATH = re.compile(r"(?:(?<=\bfile://)|(?<![\w:/.]))/[^\s'\";,#]+")
@@ -35,5 +36,5 @@ def install_error(status: int, tail: Sequence[str]) -> PrepareFailed:
 
 
 def local_files(requirements: Sequence[str]) -> list[str]:
-    """Return the files of this machine that the requirements name."""
-    return PATH.findall(requirements_file(requirements))
+    """Return the files that the requirements name: of this machine, or wheels of the artifact."""
+    return [*sent_wheels(requirements), *PATH.findall(requirements_file(requirements))]

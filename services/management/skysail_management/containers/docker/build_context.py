@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from skysail_common.process.virtual_environments import INSTALLER
+from skysail_common.sent_wheels import replace_wheels, wheel_path
 from skysail_management.containers.docker.options import BUILD_DIRECTORY
 from skysail_management.containers.requirements import PATH, requirements_file
 
@@ -22,9 +23,21 @@ _PACKAGES = (".whl", ".tar.gz", ".zip")
 class BuildContext:
     """The files of one installation."""
 
-    def __init__(self, requirements: Sequence[str], environment: Mapping[str, str]) -> None:
-        """Collect the files of these requirements and of these variables for pip and uv."""
+    def __init__(
+        self, requirements: Sequence[str], environment: Mapping[str, str], blobs: Path = Path()
+    ) -> None:
+        """Collect the files of these requirements and of these variables for pip and uv.
+
+        Wheels that travel in artifacts are in the directory `blobs`.
+        """
         self._files: dict[str, Path | bytes] = {}
+
+        def place(sha256: str, name: str) -> Path:
+            path = wheel_path(sha256, name)
+            self._files[path] = blobs / sha256
+            return Path(BUILD_DIRECTORY, path)
+
+        requirements = replace_wheels(requirements, place)
         text = PATH.sub(
             lambda found: self._include(found[0], _PACKAGES), requirements_file(requirements)
         )

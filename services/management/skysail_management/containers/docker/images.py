@@ -242,7 +242,11 @@ class VersionImages:
     async def _install(
         self, base: BaseImage, version: VersionSpec, tag: str, progress: Progress
     ) -> None:
-        context = BuildContext(version.requirements, self._settings.build_environment())
+        context = BuildContext(
+            version.requirements,
+            self._settings.build_environment(),
+            self._settings.data_dir.resolve() / "artifacts" / "blobs",
+        )
         config = docker_options.install_config(base.image_id, self._settings)
         async with self._container(config) as container:
             await self._engine.do(

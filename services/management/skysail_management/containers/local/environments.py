@@ -18,6 +18,7 @@ from pathlib import Path
 from skysail_common.process.installed_packages import are_installed
 from skysail_common.process.threads import in_thread
 from skysail_common.process.virtual_environments import install_command, make_environment
+from skysail_common.sent_wheels import replace_wheels
 from skysail_management.containers.base import PrepareFailed, Progress
 from skysail_management.containers.local.processes import signal_session
 from skysail_management.containers.requirements import (
@@ -36,8 +37,14 @@ _TEMPORARY = "tmp"
 class Environments:
     """The environments under one directory."""
 
-    def __init__(self, directory: Path, base_environment: Mapping[str, str]) -> None:
-        """Keep environments in `directory`; uv or pip runs with `base_environment`."""
+    def __init__(
+        self, directory: Path, base_environment: Mapping[str, str], blobs: Path = Path()
+    ) -> None:
+        """Keep environments in `directory`; uv or pip runs with `base_environment`.
+
+        Wheels that travel in artifacts are in the directory `blobs`.
+        """
+        self._blobs = blobs
         self._directory = directory
         self._base_environment = dict(base_environment)
         self._locks: dict[str, asyncio.Lock] = {}
@@ -70,7 +77,8 @@ class Environments:
                 self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
                 await in_thread(make_environment, directory)
                 (directory / _TEMPORARY).mkdir()
-                text = requirements_file(requirements)
+                lines = await in_thread(self._with_wheels, requirements, directory / _TEMPORARY)
+                text = requirements_file(lines)
                 (directory / _REQUIREMENTS).write_text(text, encoding="utf-8")
                 await self._install(directory, progress)
                 await in_thread(shutil.rmtree, directory / _TEMPORARY, ignore_errors=True)
@@ -80,6 +88,17 @@ class Environments:
             finally:
                 if not (directory / _MARKER).exists():
                     await in_thread(shutil.rmtree, directory, ignore_errors=True)
+
+    def _with_wheels(self, requirements: Sequence[str], directory: Path) -> Sequence[str]:
+        """Put the wheels that travelled into a directory, and name them there."""
+
+        def place(sha256: str, name: str) -> Path:
+            path = directory.absolute() / sha256 / name
+            path.parent.mkdir(exist_ok=True)
+            shutil.copyfile(self._blobs / sha256, path)
+            return path
+
+        return replace_wheels(requirements, place)
 
     async def _install(self, directory: Path, progress: Progress) -> None:
         process = await asyncio.create_subprocess_exec(

@@ -117,7 +117,7 @@ class LocalProcessManager(ContainerManager):
         self._blobs = data_dir.resolve() / "artifacts" / "blobs"
         self._cluster = cluster
         self._replica_variables = dict(replica_variables)
-        self._environments = Environments(data_dir / "environments", install_variables)
+        self._environments = Environments(data_dir / "environments", install_variables, self._blobs)
         self._replicas: dict[str, ProcessRecord] = {}
         self._gpu_devices = gpu_devices
         self._gpus = Gpus(())
