@@ -63,6 +63,14 @@ async def test_manifest_and_blobs_are_an_artifact(store: ArtifactStore):
         assert file.read() == b"w" * 50_000
 
 
+async def test_a_format_may_have_pickles_in_files_of_its_own(store: ArtifactStore):
+    files = {"data/model.joblib": b"pickled"}
+    await upload_blobs(store, *files.values())
+    content = make_manifest(files, loader="pickle-file", has_pickles=True)
+    await store.add(sha256_of(content), chunked(content))
+    assert await store.find(sha256_of(content))
+
+
 async def test_a_missing_blob_is_named_and_the_manifest_is_not_stored(store, directory: Path):
     await upload_blobs(store, b"pickled")
     content = make_manifest(FILES)

@@ -19,6 +19,7 @@ from skysail_common.archives import check_archive, is_archive
 from skysail_common.artifacts import (
     MAX_MANIFEST_BYTES,
     MODEL_FILE,
+    PYTHON_LOADER,
     Manifest,
     is_sha256,
     parse_manifest,
@@ -297,7 +298,8 @@ def _read(path: Path) -> Manifest:
     manifest = parse_manifest(path.read_bytes())
     if manifest.format == 1:
         raise InvalidInput("the file is not an artifact of Skysail: format 1 is a zip archive")
-    if manifest.is_pickled and all(blob.path != MODEL_FILE for blob in manifest.blobs):
+    is_python = manifest.loader == PYTHON_LOADER
+    if is_python and all(blob.path != MODEL_FILE for blob in manifest.blobs):
         raise InvalidInput(f"the file is not an artifact of Skysail: it has no {MODEL_FILE}")
     return manifest
 
