@@ -168,10 +168,24 @@ def test_weights_that_change_during_the_upload_are_refused(cluster: RunningClust
     with (
         cluster.client() as client,
         pytest.raises(
-            errors.InvalidInput, match=r"cannot upload buffers/0.bin: .* unchanged during a deploy"
+            errors.InvalidInput, match=r"an array of 134217728 bytes changed during the deploy"
         ),
     ):
         client.deploy(lambda x: x + weights[0], name="changing", example=X, on_event=change)
+
+
+def test_a_function_that_changes_its_large_weights_is_refused(cluster: RunningCluster):
+    weights = weights_of(8)
+
+    def predict(x: np.ndarray) -> np.ndarray:
+        weights[0] += 1
+        return x + weights[0]
+
+    with (
+        cluster.client() as client,
+        pytest.raises(errors.InvalidInput, match=r"let the function change a copy of it"),
+    ):
+        client.deploy(predict, name="counting", example=X)
 
 
 def test_an_artifact_of_an_earlier_client_is_deployed(cluster: RunningCluster):

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from types import FunctionType
 from typing import Any
 
+from skysail.artifact.buffers import copy_small
 from skysail.artifact.comments import strip_comments
 from skysail.artifact.default_packages import default_packages
 from skysail.artifact.distributions import needed_packages
@@ -99,8 +100,8 @@ def build_artifact(
     """Return the artifact of a model.
 
     A function or object is pickled before it runs on an example, and its state is restored
-    afterwards. State that it creates lazily is therefore created in each replica. Large arrays are
-    not copied: they travel as they are during the upload.
+    afterwards. State that it creates lazily is therefore created in each replica. Very large arrays
+    are not copied: the upload fails if the function changed them.
 
     Args:
         source: A function, an object or class with `predict`, or a model of a known format. It takes
@@ -145,6 +146,8 @@ def build_artifact(
     own_code = user_code(code)
     sent_requirements, wheels = send_wheels(requirements)
     pickled = _PickledCode.of(packaged)
+    # The function may change its arrays while it runs; the upload refuses other content than this.
+    blobs = {path: _blob(path, content) for path, content in pickled.files.items()}
     with (
         preserve_state(pickled.functions, pickled.instances),
         removed_on_failure(packaged.temporary),
@@ -192,7 +195,7 @@ def build_artifact(
         examples=tuple(tuple(each.shape for each in example) for example in learned.examples),
         frame=learned.frame,
         import_reason=pickled.import_reason,
-        blobs=tuple(_blob(path, contents[path]) for path in sorted(contents)),
+        blobs=tuple(blobs.get(path) or _blob(path, contents[path]) for path in sorted(contents)),
     )
     return Artifact(manifest, contents, packaged.temporary)
 
@@ -232,10 +235,11 @@ class _PickledCode:
             # The file must not depend on comments either, because the pickle does not.
             source = modules.files[pickled.home_file]
             modules.files[pickled.home_file] = strip_comments(source)
+        buffers = copy_small(pickled.buffers)
         return cls(
             {
                 MODEL_FILE: pickled.content,
-                **{buffer_file(index): each for index, each in enumerate(pickled.buffers)},
+                **{buffer_file(index): each for index, each in enumerate(buffers)},
                 **({SOURCES_FILE: to_json(pickled.sources).encode()} if pickled.sources else {}),
                 **_below(MODULES_DIRECTORY, modules.files),
             },

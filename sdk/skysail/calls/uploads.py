@@ -19,7 +19,7 @@ from skysail.calls.retries import RetryPolicy
 from skysail.calls.upload_progress import UploadProgress
 from skysail.packaging.base import BlobSource
 from skysail.progress import OnEvent
-from skysail_common.artifacts import CHUNK_BYTES, Blob
+from skysail_common.artifacts import BUFFERS_DIRECTORY, CHUNK_BYTES, Blob
 from skysail_common.errors import ArtifactNotFound, Conflict, InvalidInput
 from skysail_common.process.threads import in_thread
 from skysail_protos.v1 import management_pb2 as pb
@@ -124,11 +124,18 @@ class _Upload:
     def explained(self, error: InvalidInput) -> InvalidInput:
         """Return an error of management with the path of the blob that it names."""
         for blob in self._blobs.values():
-            if blob.sha256 in error.message:
+            if blob.sha256 not in error.message:
+                continue
+            if blob.path.startswith(BUFFERS_DIRECTORY):
                 return InvalidInput(
-                    f"cannot upload {blob.path}: {error.message}; leave the model and its files "
-                    "unchanged during a deploy"
+                    f"cannot upload the model: an array of {blob.size_bytes} bytes changed during the "
+                    "deploy; let the function change a copy of it, or create the array in "
+                    "load(context), and leave the model unchanged during a deploy"
                 )
+            return InvalidInput(
+                f"cannot upload {blob.path}: {error.message}; leave the model and its files "
+                "unchanged during a deploy"
+            )
         return error
 
 

@@ -1,6 +1,7 @@
 """Large arrays of a function travel beside its pickle, without a copy."""
 
 import gc
+import hashlib
 import pickle
 import resource
 import threading
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from skysail.artifact.buffers import copy_small
 from skysail.artifact.build import build_artifact
 from skysail.artifact.pickling import pickle_function
 from skysail_common.errors import InvalidInput
@@ -132,3 +134,36 @@ def test_the_error_about_an_unpicklable_part_is_quick_beside_large_data():
     with pytest.raises(InvalidInput, match=r"\(a lock\)"):
         pickle_function(lambda x: (weights, values))
     assert time.monotonic() - begin < 10
+
+
+def counting(weights: np.ndarray) -> Any:
+    """Return a function that changes its weights at each call."""
+
+    def function(x: np.ndarray) -> np.ndarray:
+        weights[0] += 1
+        return x + weights[0]
+
+    return function
+
+
+def test_a_function_that_changes_its_array_travels_as_it_was_before_its_example(tmp_path: Path):
+    weights = np.zeros(100_000)
+    artifact = build_artifact(counting(weights), example=X)
+    assert weights[0] > 0
+    assert bytes(artifact.files["buffers/0.bin"]) == bytes(800_000)  # type: ignore[arg-type]
+
+
+def test_a_change_of_a_very_large_array_shows_in_its_hash():
+    weights = np.zeros(9 * 2**20)
+    before = hashlib.sha256(weights).hexdigest()
+    artifact = build_artifact(counting(weights), example=X)
+    [blob] = [each for each in artifact.manifest.blobs if each.path == "buffers/0.bin"]
+    assert weights[0] > 0
+    assert blob.sha256 == before
+
+
+def test_the_copies_of_arrays_are_bounded():
+    arrays = [np.zeros(size * 2**17) for size in (100, 30, 30, 30)]
+    copies = copy_small([memoryview(each).cast("B") for each in arrays])
+    assert [isinstance(each, bytes) for each in copies] == [False, True, True, False]
+    assert [len(each) for each in copies] == [each.nbytes for each in arrays]
