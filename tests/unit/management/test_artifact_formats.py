@@ -2,7 +2,7 @@ import hashlib
 import io
 import struct
 import zipfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -83,6 +83,22 @@ async def test_an_artifact_without_one_of_its_blobs_is_not_found(store, director
     sha256 = await upload(store)
     (directory / "blobs" / sha256_of(b"pickled")).unlink()
     assert not await store.find(sha256)
+
+
+async def test_a_sweep_during_find_keeps_the_artifact(store, clock: FakeClock, monkeypatch):
+    sha256 = await upload(store)
+    clock.advance(3 * 3600)
+    real_check = store.blobs.check
+
+    async def check(blobs: Sequence[BlobId]) -> None:
+        await real_check(blobs)
+        store.sweep(set())
+
+    monkeypatch.setattr(store.blobs, "check", check)
+    assert await store.find(sha256)
+    store.sweep(set())
+    assert store.manifest(sha256).blobs
+    store.open_blob(sha256, sha256_of(b"pickled")).close()
 
 
 async def test_a_version_reads_only_its_own_blobs(store: ArtifactStore):

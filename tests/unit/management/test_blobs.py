@@ -3,6 +3,7 @@ import errno
 import hashlib
 import os
 import stat
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from skysail_common.errors import (
     Unavailable,
 )
 from skysail_management.artifacts.blobs import BlobId, BlobStart, BlobStore
+from skysail_management.artifacts.partial_uploads import BlobWriter, PartialUploads
 from skysail_testing.clock import FakeClock
 
 MAX_BYTES = 100_000
@@ -194,6 +196,50 @@ async def test_a_cancelled_upload_can_continue(store: BlobStore):
     with pytest.raises(asyncio.CancelledError):
         await adding
     assert await store.find([ID_A]) == {ID_A.sha256: 12_000}
+
+
+async def test_an_upload_that_is_cancelled_at_its_very_end_leaves_no_part(
+    store: BlobStore, directory: Path, monkeypatch
+):
+    real_finish = BlobWriter.finish
+
+    def finish(writer: BlobWriter, target: Path) -> None:
+        real_finish(writer, target)
+        loop.call_soon_threadsafe(cancel)
+        cancelled.wait(10)
+
+    def cancel() -> None:
+        adding.cancel()
+        cancelled.set()
+
+    loop, cancelled = asyncio.get_running_loop(), threading.Event()
+    monkeypatch.setattr(BlobWriter, "finish", finish)
+    adding = asyncio.create_task(store.add(sent(*parts(A))))
+    with pytest.raises(asyncio.CancelledError):
+        await adding
+    monkeypatch.undo()
+    assert stored(directory) == [ID_A.sha256]
+    store.path(ID_A.sha256).unlink()
+    assert await store.find([ID_A]) == {ID_A.sha256: 0}
+
+
+def test_a_writer_that_lost_its_file_before_it_opened_it_writes_nothing(tmp_path: Path, clock):
+    partials = PartialUploads(tmp_path, MAX_BYTES, clock)
+    first = partials.take(ID_A.sha256, len(A), 0)
+    first.open()
+    first.write(A[:1000])
+    first.close()
+    partials.release(first)
+    # All threads are busy, so that the second upload has not opened its file when a third continues.
+    second = partials.take(ID_A.sha256, len(A), 1000)
+    clock.advance(3)
+    third = partials.take(ID_A.sha256, len(A), 1000)
+    third.open()
+    with pytest.raises(Conflict):
+        second.open()
+    third.write(A[1000:])
+    third.finish(tmp_path / "blob")
+    assert (tmp_path / "blob").read_bytes() == A
 
 
 WRONG_STREAMS = {

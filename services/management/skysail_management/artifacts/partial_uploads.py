@@ -56,13 +56,20 @@ class BlobWriter:
     offset: int = 0
     """Bytes of an earlier upload that this one continues."""
     _file: IO[bytes] | None = None
+    _is_closed: bool = False
     _is_final: bool = False
     _digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def open(self) -> None:
-        """Open the file at the offset, and compute the digest of the bytes before it."""
+        """Open the file at the offset, and compute the digest of the bytes before it.
+
+        Raises:
+            Conflict: another upload continues the file, or the file is shorter than the offset.
+        """
         with self._lock:
+            if self._is_closed:
+                raise _stale(self.partial.sha256)
             if not self.offset:
                 self._file = self.partial.path.open("xb")
                 return
@@ -140,6 +147,7 @@ class BlobWriter:
     def close(self) -> None:
         """Close the file; later writes raise Conflict."""
         with self._lock:
+            self._is_closed = True
             file, self._file = self._file, None
             # A full disk has failed a write before, and fails the flush of its rest again.
             with suppress(OSError):
@@ -212,7 +220,8 @@ class PartialUploads:
         """Keep the file of a broken upload for a later one."""
         if writer.partial.writer is writer:
             writer.partial.writer = None
-            if not writer.partial.size_bytes:
+            # A cancelled upload may have renamed the file to its blob.
+            if not writer.partial.size_bytes or not writer.partial.path.exists():
                 self._remove(writer.partial)
 
     def discard(self, writer: BlobWriter) -> None:

@@ -88,7 +88,8 @@ class ArtifactStore:
             Unavailable: the disk fails.
         """
         path = self._path(sha256)
-        with translated_errors("read", self._directory):
+        # A sweep may run during the comparisons.
+        with translated_errors("read", self._directory), self._reservations.pinned([sha256]):
             if not path.is_file():
                 return False
             if not await in_thread(is_intact, path, sha256):
@@ -98,7 +99,7 @@ class ArtifactStore:
                 await self.blobs.check(_blobs(self.manifest(sha256)))
             except ArtifactNotFound:
                 return False
-        self._reservations.reserve(sha256)
+            self._reservations.reserve(sha256)
         return True
 
     @contextmanager
