@@ -217,9 +217,9 @@ class Manifest(_StoredRecord):
     @field_validator("blobs")
     @classmethod
     def _distinct_paths(cls, value: tuple[Blob, ...]) -> tuple[Blob, ...]:
-        paths = {blob.path for blob in value}
+        paths = {MANIFEST_FILE, *(blob.path for blob in value)}
         folders = {str(parent) for path in paths for parent in PurePosixPath(path).parents}
-        if len(paths) < len(value) or paths & folders or MANIFEST_FILE in paths:
+        if len(paths) <= len(value) or paths & folders:
             raise ValueError("two files of the artifact have the same path")
         return value
 

@@ -161,6 +161,9 @@ LYING = {
     "a path below a file": {
         "blobs": [blob("model.pkl", b"1").model_dump(), blob("model.pkl/x", b"1").model_dump()]
     },
+    "a path below the manifest": {
+        "blobs": [blob("model.pkl", b"1").model_dump(), blob("manifest.json/x", b"1").model_dump()]
+    },
     "no pickle": {"blobs": [blob("data/x", b"pickled").model_dump()]},
     "no SHA-256": {"blobs": [{"path": "model.pkl", "sha256": "x", "size_bytes": 1}]},
     "another size": {
