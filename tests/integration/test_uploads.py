@@ -31,7 +31,10 @@ _UPLOADER = """
 import sys, time
 import numpy as np
 import skysail
+from skysail.calls import upload_progress
 
+# The first event must come before the end of the upload.
+upload_progress._INTERVAL_S = 0.0
 management, name, seed, size, how = sys.argv[1:]
 weights = np.random.default_rng(int(seed)).integers(0, 2**62, int(size) // 8)
 
