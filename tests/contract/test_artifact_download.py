@@ -1,6 +1,7 @@
 """Downloads of artifacts by processes: broken, resumed, shared by the replicas of a node."""
 
 import asyncio
+import errno
 import os
 import subprocess
 import sys
@@ -9,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from skysail_common.errors import SkysailError, Unavailable
+from skysail_common.errors import FailedPrecondition, SkysailError, Unavailable
 from skysail_common.identifiers import ModelVersion
 from skysail_common.states import ExitCode
 from skysail_common.tokens import replica_token
+from skysail_model_server import node_cache
 from skysail_model_server.artifact_download import DownloadOptions, download_artifact
 from skysail_model_server.management_downloads import ArtifactAccess
+from skysail_model_server.unpacked_directories import sweep
 from skysail_testing.artifact_server import (
     BLOB_CHUNK_BYTES,
     SECRET,
@@ -221,6 +224,26 @@ async def test_a_damaged_blob_of_this_machine_is_fetched(server: ArtifactServer,
     options = DownloadOptions(20, blob_source=source)
     await download_artifact(access_to(server), tmp_path / "a", options)
     assert (tmp_path / "a/data/large.bin").read_bytes() == LARGE
+
+
+async def test_a_full_disk_is_named(server: ArtifactServer, tmp_path, monkeypatch):
+    def full(source: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(node_cache, "place", full)
+    with pytest.raises(FailedPrecondition, match=r"no space left on device; .* free disk space"):
+        await download_artifact(access_to(server), tmp_path / "artifact", DownloadOptions(20))
+
+
+async def test_a_directory_is_held_while_its_artifact_arrives(
+    server: ArtifactServer, node: Node, held_up: Fetcher
+):
+    directory = node.directory / "first"
+    sweep(node.directory / "other")
+    assert not directory.with_name("first.idle").exists()
+    await held_up.kill()
+    sweep(node.directory / "other")
+    assert directory.with_name("first.idle").exists()
 
 
 async def test_a_blob_with_another_content_is_refused(server: ArtifactServer, tmp_path):

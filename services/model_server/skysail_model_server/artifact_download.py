@@ -23,7 +23,8 @@ from skysail_model_server.management_downloads import (
     ManagementDownloads,
     Patience,
 )
-from skysail_model_server.node_cache import NodeCache
+from skysail_model_server.node_cache import NodeCache, cannot_use
+from skysail_model_server.unpacked_directories import held
 
 log = logging.getLogger(__name__)
 
@@ -72,27 +73,44 @@ async def download_artifact(
     Raises:
         Unavailable: management did not answer in time, or another replica holds up a blob.
         InvalidInput: the artifact is corrupt.
+        FailedPrecondition: the disk is full, or a directory cannot be written.
         SkysailError: management refused, or the SHA-256 differs.
     """
     began = MONOTONIC()
     patience = Patience(options.timeout_s)
-    own = await in_thread(_prepare, directory)
-    async with ManagementDownloads(access, patience) as downloads:
-        download = own / "download"
-        sha256 = await downloads.artifact(download)
-        await in_thread(_check, download, sha256, options.artifact_sha256)
-        if await in_thread(is_archive, download):
-            artifact = await in_thread(unpack_archive, download, directory)
-        else:
-            manifest = parse_manifest(await in_thread(download.read_bytes))
-            download.rename(directory / MANIFEST_FILE)
-            cache = NodeCache(options.cache_dir or own, options.cache_max_bytes)
-            fetch = _Fetch(downloads, cache, patience, progress)
-            await fetch.run(manifest, directory, options.blob_source)
-            artifact = UnpackedArtifact(directory, sha256)
-    await in_thread(shutil.rmtree, own)
+    try:
+        async with ManagementDownloads(access, patience) as downloads:
+            artifact = await _lay_out(downloads, patience, directory, options, progress)
+    except OSError as error:
+        raise cannot_use(directory, error) from error
     facts = {"fetched_bytes": downloads.num_bytes, "duration_s": round(MONOTONIC() - began, 3)}
     log.info("artifact fetched", extra=facts)
+    return artifact
+
+
+async def _lay_out(
+    downloads: ManagementDownloads,
+    patience: Patience,
+    directory: Path,
+    options: DownloadOptions,
+    progress: Callable[[str], None],
+) -> UnpackedArtifact:
+    own = await in_thread(_prepare, directory)
+    download = own / "download"
+    sha256 = await downloads.artifact(download)
+    await in_thread(_check, download, sha256, options.artifact_sha256)
+    if await in_thread(is_archive, download):
+        artifact = await in_thread(unpack_archive, download, directory)
+    else:
+        manifest = parse_manifest(await in_thread(download.read_bytes))
+        download.rename(directory / MANIFEST_FILE)
+        cache = NodeCache(options.cache_dir or own, options.cache_max_bytes)
+        fetch = _Fetch(downloads, cache, patience, progress)
+        # Other pods would remove a directory that seems idle for a long time.
+        with held(directory):
+            await fetch.run(manifest, directory, options.blob_source)
+        artifact = UnpackedArtifact(directory, sha256)
+    await in_thread(shutil.rmtree, own)
     return artifact
 
 

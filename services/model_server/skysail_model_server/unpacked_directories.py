@@ -9,13 +9,17 @@ the lock (flock) of its manifest, which the kernel releases with the process.
 
 import contextlib
 import fcntl
+import logging
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from skysail_common.artifacts import MANIFEST_FILE
+from skysail_common.errors import reason_of
+
+log = logging.getLogger(__name__)
 
 _IDLE_NS = 600 * 10**9
 """Time without a user, longer than the pause between two starts of the container of a pod."""
@@ -25,7 +29,25 @@ def hold(directory: Path) -> None:
     """Hold the lock of a directory until the process ends; do nothing without locks or manifest."""
     with contextlib.suppress(OSError):
         # The descriptor stays open on purpose.
-        fcntl.flock(os.open(directory / MANIFEST_FILE, os.O_RDONLY | os.O_CLOEXEC), fcntl.LOCK_SH)
+        _lock(directory)
+
+
+@contextlib.contextmanager
+def held(directory: Path) -> Iterator[None]:
+    """Hold the lock of a directory that has a manifest inside the `with` block."""
+    descriptor = _lock(directory)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(directory: Path) -> int:
+    descriptor = os.open(directory / MANIFEST_FILE, os.O_RDONLY | os.O_CLOEXEC)
+    # Some network volumes have no locks.
+    with contextlib.suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+    return descriptor
 
 
 def sweep(directory: Path, now_ns: Callable[[], int] = time.time_ns) -> None:
@@ -35,10 +57,15 @@ def sweep(directory: Path, now_ns: Callable[[], int] = time.time_ns) -> None:
         if not mark.with_suffix("").exists():
             mark.unlink(missing_ok=True)
     for other in directory.parent.iterdir():
-        # Another pod may sweep too.
-        with contextlib.suppress(FileNotFoundError):
+        try:
             if other != directory and other.is_dir():
                 _remove_if_idle(other, now_ns())
+        except FileNotFoundError:
+            # Another pod sweeps too.
+            pass
+        except OSError as error:
+            facts = {"directory": str(other), "error": reason_of(error)}
+            log.warning("idle directory not removed", extra=facts)
 
 
 def _remove_if_idle(directory: Path, now_ns: int) -> None:
@@ -59,7 +86,8 @@ def _is_held(directory: Path) -> bool:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except OSError:
+        # A process holds the lock, or the volume has no locks and may be in use.
         return True
     finally:
         os.close(descriptor)
