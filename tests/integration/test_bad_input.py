@@ -264,9 +264,9 @@ class TestFunctions:
                 name=name,
                 version="1",
                 example=ROW,
-                pkgs_to_install=["/no/such/package.whl"],
+                pkgs_to_install=["/no/such/package-1.0-py3-none-any.whl"],
             )
-        assert "/no/such/package.whl" in str(raised.value)
+        assert "/no/such/package-1.0-py3-none-any.whl" in str(raised.value)
         assert name not in [model.name for model in client.models()]
 
 

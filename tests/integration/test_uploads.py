@@ -16,6 +16,7 @@ import pytest
 import skysail
 from skysail import errors
 from skysail.artifact.build import build_artifact
+from skysail.calls import upload_progress
 from skysail_protos.v1 import management_pb2 as pb
 from skysail_protos.v1 import management_pb2_grpc
 from skysail_testing.artifacts import zip_of
@@ -162,7 +163,11 @@ def test_weights_that_were_corrupted_on_disk_are_sent_again(cluster: RunningClus
     assert hashlib.sha256(blob.read_bytes()).hexdigest() == blob.name
 
 
-def test_weights_that_change_during_the_upload_are_refused(cluster: RunningCluster):
+def test_weights_that_change_during_the_upload_are_refused(
+    cluster: RunningCluster, monkeypatch: pytest.MonkeyPatch
+):
+    # The first event must come before the end of the upload.
+    monkeypatch.setattr(upload_progress, "_INTERVAL_S", 0.0)
     weights = weights_of(6)
 
     def change(event: skysail.DeployEvent) -> None:
