@@ -66,6 +66,21 @@ class Client(SyncQueries):
         progress: bool | None = None,
     ) -> Version:
         """Deploy a version of a model; see `AsyncClient.deploy`."""
+        request = deploy_request(
+            name=name,
+            version=version,
+            num_replicas=num_replicas,
+            promote=promote,
+            labels=labels,
+            environment=environment,
+            resources=ResourceChanges(num_threads, memory_mib, cpus, gpus),
+            max_batch_size=max_batch_size,
+            start_timeout_s=start_timeout_s,
+            warm_up=warm_up,
+            application=application,
+            slo_ms=slo_ms,
+            default_output=default_output,
+        )
         if input_type is None:
             show_local_run(name, version, on_event, progress)
         # The function runs on the thread of the caller, because it may depend on that.
@@ -82,21 +97,6 @@ class Client(SyncQueries):
             batch=batch,
             max_concurrency=max_concurrency,
             max_batch_size=max_batch_size,
-        )
-        request = deploy_request(
-            name=name,
-            version=version,
-            num_replicas=num_replicas,
-            promote=promote,
-            labels=labels,
-            environment=environment,
-            resources=ResourceChanges(num_threads, memory_mib, cpus, gpus),
-            max_batch_size=max_batch_size,
-            start_timeout_s=start_timeout_s,
-            warm_up=warm_up,
-            application=application,
-            slo_ms=slo_ms,
-            default_output=default_output,
         )
         try:
             with show_events(name, version, on_event, progress) as see:

@@ -12,6 +12,8 @@ from tempfile import TemporaryDirectory
 from types import FunctionType
 from typing import Any
 
+from pydantic import ValidationError
+
 from skysail.artifact.buffers import copy_small
 from skysail.artifact.comments import strip_comments
 from skysail.artifact.default_packages import default_packages
@@ -29,6 +31,7 @@ from skysail_common import __version__
 from skysail_common.artifacts import (
     DATA_DIRECTORY,
     FILES_DIRECTORY,
+    MAX_BLOBS,
     MODEL_FILE,
     MODULES_DIRECTORY,
     PYTHON_LOADER,
@@ -177,6 +180,11 @@ def build_artifact(
             for index, tensor in enumerate(example)
         },
     }
+    if len(contents) > MAX_BLOBS:
+        raise InvalidInput(
+            f"cannot send the model: it has {len(contents)} files; at most {MAX_BLOBS} are allowed; "
+            "put them into an archive that load(context) reads"
+        )
     manifest = Manifest(
         loader=packaged.loader,
         options=dict(packaged.options),
@@ -265,9 +273,17 @@ def _data_files(packaged: Packaged) -> dict[str, BlobSource]:
 
 def _blob(path: str, source: BlobSource) -> Blob:
     if isinstance(source, Path):
-        return Blob(path=path, sha256=file_sha256(source), size_bytes=source.stat().st_size)
-    size = source.nbytes if isinstance(source, memoryview) else len(source)
-    return Blob(path=path, sha256=hashlib.sha256(source).hexdigest(), size_bytes=size)
+        sha256, size_bytes = file_sha256(source), source.stat().st_size
+    else:
+        sha256 = hashlib.sha256(source).hexdigest()
+        size_bytes = source.nbytes if isinstance(source, memoryview) else len(source)
+    try:
+        return Blob(path=path, sha256=sha256, size_bytes=size_bytes)
+    except ValidationError:
+        raise InvalidInput(
+            f"cannot send the file {path!r}: replicas cannot have this path; give it a shorter name "
+            "in UTF-8"
+        ) from None
 
 
 def _not_sent(names: frozenset[str], files: Mapping[str, bytes]) -> frozenset[str]:

@@ -41,19 +41,31 @@ def user_files(files: "Mapping[str, str | PathLike[str]]") -> dict[str, Path]:
     return found
 
 
-def files_below(name: str, path: Path) -> Iterator[tuple[str, Path]]:
-    """Yield a file, or all files of a folder, each with its name.
+def files_below(
+    name: str, path: Path, above: frozenset[Path] = frozenset()
+) -> Iterator[tuple[str, Path]]:
+    """Yield a file, or all files of a folder, each with its name; links are followed.
+
+    Args:
+        name: Name of the file or folder.
+        path: Its path.
+        above: Folders that contain it, without links.
 
     Raises:
-        InvalidInput: the path does not exist, or is unreadable.
+        InvalidInput: the path does not exist or is unreadable, or a link leads from a folder to one above it.
     """
-    if path.is_file():
-        if not os.access(path, os.R_OK):
-            raise InvalidInput(f"cannot send the file {path}: it is not readable; change its mode")
+    is_folder = path.is_dir()
+    if not is_folder and not path.is_file():
+        raise InvalidInput(f"cannot send the file {path}: it does not exist; check its path")
+    if not os.access(path, os.R_OK):
+        raise InvalidInput(f"cannot send the file {path}: it is not readable; change its mode")
+    if not is_folder:
         yield PurePosixPath(name).as_posix(), path
         return
-    if not path.is_dir():
-        raise InvalidInput(f"cannot send the file {path}: it does not exist; check its path")
-    for each in sorted(path.rglob("*")):
-        if not each.is_dir():
-            yield from files_below(f"{name}/{each.relative_to(path).as_posix()}", each)
+    here = path.resolve()
+    if here in above:
+        raise InvalidInput(
+            f"cannot send the folder {path}: by a link it contains itself; remove the link"
+        )
+    for each in sorted(path.iterdir()):
+        yield from files_below(f"{name}/{each.name}", each, above | {here})

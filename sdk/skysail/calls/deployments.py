@@ -154,6 +154,21 @@ class DeploymentCalls(ScalingCalls, UploadCalls):
             DeployFailed: no replica became ready. The message has the end of a replica's log; a
                 first deployment leaves nothing behind.
         """
+        request = deploy_request(
+            name=name,
+            version=version,
+            num_replicas=num_replicas,
+            promote=promote,
+            labels=labels,
+            environment=environment,
+            resources=ResourceChanges(num_threads, memory_mib, cpus, gpus),
+            max_batch_size=max_batch_size,
+            start_timeout_s=start_timeout_s,
+            warm_up=warm_up,
+            application=application,
+            slo_ms=slo_ms,
+            default_output=default_output,
+        )
         if input_type is None:
             show_local_run(name, version, on_event, progress)
         # The build runs on a thread, because pickling and compression take seconds, and the
@@ -172,21 +187,6 @@ class DeploymentCalls(ScalingCalls, UploadCalls):
             batch=batch,
             max_concurrency=max_concurrency,
             max_batch_size=max_batch_size,
-        )
-        request = deploy_request(
-            name=name,
-            version=version,
-            num_replicas=num_replicas,
-            promote=promote,
-            labels=labels,
-            environment=environment,
-            resources=ResourceChanges(num_threads, memory_mib, cpus, gpus),
-            max_batch_size=max_batch_size,
-            start_timeout_s=start_timeout_s,
-            warm_up=warm_up,
-            application=application,
-            slo_ms=slo_ms,
-            default_output=default_output,
         )
         try:
             with show_events(name, version, on_event, progress) as see:

@@ -148,7 +148,9 @@ class Blob(_StoredRecord):
         is_safe = "\0" not in value and all(
             part not in ("", ".", "..") for part in value.split("/")
         )
-        if not is_safe or len(value.encode(errors="replace")) > _MAX_PATH_BYTES:
+        encoded = value.encode(errors="replace")
+        # JSON cannot hold a name that is not UTF-8, of which Python makes surrogates.
+        if not is_safe or len(encoded) > _MAX_PATH_BYTES or encoded.decode() != value:
             raise ValueError(f"{value[:80]!r} is not a path inside an artifact")
         return value
 
