@@ -17,6 +17,10 @@ from skysail_common.loaders.native_models import open_native_model
 from skysail_common.model_functions import Function
 from skysail_common.process.coroutine_thread import finished
 
+_MAX_MAPPED = 512
+"""Most mapped buffers, the largest ones. Each needs a descriptor, and many processes may have only
+1024 of them."""
+
 
 class PythonLoader(Loader):
     """The loader of `model.pkl`.
@@ -56,17 +60,23 @@ class PythonLoader(Loader):
             finished(close())
 
 
-def mapped_buffers(directory: Path) -> Iterator[mmap.mmap]:
+def mapped_buffers(directory: Path) -> Iterator[mmap.mmap | bytearray]:
     """Yield the buffers of the pickle in a directory of an artifact.
 
-    Replicas share the pages of a file. The model may write to them: a written page becomes a copy.
+    Replicas share the pages of a mapped file. The model may write to them: a written page becomes a
+    copy.
     """
-    for index in itertools.count():
-        path = directory / buffer_file(index)
-        if not path.exists():
-            return
+    paths = map(directory.joinpath, map(buffer_file, itertools.count()))
+    sizes = {path: path.stat().st_size for path in itertools.takewhile(Path.exists, paths)}
+    mapped = set(sorted(sizes, key=lambda path: sizes[path])[-_MAX_MAPPED:])
+    for path, size in sizes.items():
         with path.open("rb") as file:
-            yield mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            if path in mapped:
+                yield mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            else:
+                content = bytearray(size)
+                file.readinto(content)
+                yield content
 
 
 def opened(model: Any, context: ModelContext) -> Any:

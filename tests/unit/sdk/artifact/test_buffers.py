@@ -2,6 +2,7 @@
 
 import gc
 import hashlib
+import os
 import pickle
 import resource
 import threading
@@ -91,6 +92,17 @@ def test_the_model_may_write_to_its_weights_without_changing_the_file(tmp_path: 
     assert (tmp_path / "buffers/0.bin").read_bytes() == bytes(800_000)
     other = loaded(lambda x: weights, tmp_path / "other")
     assert other.sum() == 0
+
+
+def test_many_arrays_need_few_descriptors(tmp_path: Path):
+    # Equal sizes would hide a wrong order.
+    arrays = [np.full(8_192 + index, index) for index in range(600)]
+    before = len(os.listdir("/proc/self/fd"))
+    found = loaded(lambda x: arrays, tmp_path)
+    assert len(os.listdir("/proc/self/fd")) - before <= 512
+    for expected, array in zip(arrays, found, strict=True):
+        np.testing.assert_array_equal(array, expected)
+        array[0] = 7
 
 
 def test_the_weights_outlive_everything_else(tmp_path: Path):
