@@ -62,6 +62,45 @@ async def test_other_package_versions_are_a_notice_before_the_replica_is_ready(t
 
 
 @virtual_time
+async def test_package_versions_of_a_replica_that_ends_while_it_drains_are_forgotten(
+    tmp_path: Path,
+):
+    async with running_parts(tmp_path) as parts:
+        parts.manager.descriptions["m:1/1"] = ReplicaDescription(None, (NUMPY,))
+        await deploy(parts, signature=LEARNED, num_replicas=2)
+        loop = parts.reconciler.version_loop(M1)
+        assert loop.package_differences == (NUMPY,)
+        parts.manager.stop_errors = [Unavailable("busy")]
+        await parts.deployments.scale("m", "1", 1)
+        await until(lambda: not parts.manager.stop_errors)
+        (draining,) = (
+            name
+            for name, each in loop.replicas.live.items()
+            if each.container.state is ReplicaState.DRAINING
+        )
+        parts.manager.fail(draining)
+        await settle()
+        assert loop.package_differences == ()
+
+
+@virtual_time
+async def test_an_answer_about_former_content_is_not_learned(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        former = await parts.upload(make_artifact(signature=UNKNOWN))
+        loop = parts.reconciler.version_loop
+        parts.manager.describe_errors = [Unavailable("no route")] * 999
+        events = parts.deploying("m:1", former, promote=None)
+        await anext(events)
+        await until(lambda: parts.manager.num_descriptions > 0)
+        (replica,) = parts.manager.live.values()
+        assert await loop(M1).described(replica, "0" * 64, learned()) == ""
+        assert not parts.models.version("m", "1").to_signature().is_known
+        assert await loop(M1).described(replica, former, learned()) == ""
+        assert parts.models.version("m", "1").to_signature() == LEARNED
+        await events.aclose()
+
+
+@virtual_time
 async def test_a_replica_that_does_not_answer_is_ready_without_a_description(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         parts.manager.describe_errors = [Unavailable("no answer")] * 3

@@ -36,8 +36,15 @@ class DescribedLoop(Protocol):
     def needs_signature(self) -> bool:
         """True if the version has no signature until a replica has learned it."""
 
-    async def described(self, container: Container, description: ReplicaDescription) -> str:
+    async def described(
+        self, container: Container, artifact_sha256: str, description: ReplicaDescription
+    ) -> str:
         """Record a description, and return why the replica is unusable, or an empty text.
+
+        Args:
+            container: The container of the replica.
+            artifact_sha256: The artifact of the version when the replica was asked.
+            description: What the replica answered.
 
         Raises:
             SkysailError: the description cannot be recorded now.
@@ -84,8 +91,7 @@ class Descriptions:
         """
         name = container.container_id
         if not container.state.is_live:
-            self._answers.pop(name, None)
-            self._reports.pop(name, None)
+            self.forget(name)
             return container
         is_asked = name in self._reports
         if is_asked:
@@ -99,6 +105,11 @@ class Descriptions:
             return container
         return replace(container, state=ReplicaState.STARTING)
 
+    def forget(self, container_id: str) -> None:
+        """Drop the answer of a replica that gets no more queries, and ask it no more."""
+        self._answers.pop(container_id, None)
+        self._reports.pop(container_id, None)
+
     async def _ask(self, container: Container) -> None:
         name = container.container_id
         back_off = BackOff(_RETRY_S, _MAX_RETRY_S)
@@ -106,11 +117,10 @@ class Descriptions:
         problem = ""
         description = ReplicaDescription()
         while name in self._reports:
+            artifact = self._loop.artifact
             try:
-                description = await self._describe(
-                    container.endpoint, self._version, self._loop.artifact
-                )
-                problem = await self._loop.described(container, description)
+                description = await self._describe(container.endpoint, self._version, artifact)
+                problem = await self._loop.described(container, artifact, description)
                 break
             except SkysailError as error:
                 attempts += 1

@@ -140,7 +140,9 @@ class VersionLoop:
             is_adopted: True if an earlier management started the container.
         """
         before = self.replicas.live.get(container.container_id)
-        if not container.is_outdated(self.artifact) and not _is_draining(before):
+        if container.is_outdated(self.artifact) or _is_draining(before):
+            self._descriptions.forget(container.container_id)
+        else:
             container = self._descriptions.admit(container, is_adopted=is_adopted)
         was_ready = before is not None and before.container.state is ReplicaState.READY
         observed = self.replicas.record(container)
@@ -164,10 +166,12 @@ class VersionLoop:
             self._publish_routing()
         self._wake.set()
 
-    async def described(self, container: Container, description: ReplicaDescription) -> str:
+    async def described(
+        self, container: Container, artifact_sha256: str, description: ReplicaDescription
+    ) -> str:
         """Record the description of a replica; see `Descriptions`."""
         problem = await learn_signature(
-            self._records, self.version, self.artifact, description.learned_signature
+            self._records, self.version, artifact_sha256, description.learned_signature
         )
         if text := describe_differences(description.package_differences):
             self._publish(DeployStep.NOTICE, f"{container.replica_id}: {text}", container)
