@@ -128,6 +128,7 @@ class ModelServer:
             replica_index=replica_id.index,
             num_threads=self._settings.num_threads,
             device=choose_device(self._settings.gpus),
+            owns_process=True,
         )
 
 

@@ -48,7 +48,9 @@ def main(arguments: Sequence[str]) -> int:
     try:
         load_model(
             UnpackedArtifact(directory, ""),
-            ModelContext(name="check", version="1", num_threads=os.cpu_count() or 1),
+            ModelContext(
+                name="check", version="1", num_threads=os.cpu_count() or 1, owns_process=True
+            ),
             WarmUpLimits(budget_s=0),
             steps,
         )

@@ -41,6 +41,8 @@ class ModelContext:
     """Index of this replica among those of the version, from 0 on."""
     num_threads: int = 1
     """Threads that the numeric libraries may use."""
+    owns_process: bool = False
+    """True in a replica; elsewhere the settings of libraries for a whole process stay as they are."""
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("model"))
     """Logger whose events are in the log of the replica."""
 

@@ -127,7 +127,7 @@ class HuggingFaceLoader(Loader):
 
     def open(self, folder: Path, context: ModelContext) -> Function:
         """Return the function of a folder."""
-        torch_tensors.prepare(context.device, context.num_threads)
+        torch_tensors.prepare(context)
         import transformers
 
         self._config = read_config(folder)

@@ -73,7 +73,7 @@ def _read(
     # Keras reads its backend when it is imported.
     os.environ.setdefault("KERAS_BACKEND", backend)
     if backend == "tensorflow":
-        tensorflow_runtime.prepare(context.device, context.num_threads)
+        tensorflow_runtime.prepare(context)
     import keras
 
     return keras.saving.load_model(

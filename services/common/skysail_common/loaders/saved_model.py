@@ -39,7 +39,7 @@ class SavedModelLoader(Loader):
         Raises:
             InvalidInput: the model lacks the signature.
         """
-        tensorflow = tensorflow_runtime.prepare(context.device, context.num_threads)
+        tensorflow = tensorflow_runtime.prepare(context)
         # The functions of a SavedModel work only while the model exists.
         self._model = tensorflow.saved_model.load(str(folder))
         name = self.options.get("method", _DEFAULT)

@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 
 from skysail_common.errors import FailedPrecondition
+from skysail_common.loaders.base import ModelContext
 from skysail_common.tensors import Content, DataType, TensorSpec
 
 
-def prepare(device: str, num_threads: int) -> Any:
-    """Return the module of TensorFlow, set to the device and the number of threads.
+def prepare(context: ModelContext) -> Any:
+    """Return the module of TensorFlow, in a replica set to its device and number of threads.
 
     Raises:
         FailedPrecondition: TensorFlow sees no such device.
@@ -19,19 +20,22 @@ def prepare(device: str, num_threads: int) -> Any:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import tensorflow
 
+    device = context.device
     gpus = tensorflow.config.list_physical_devices("GPU")
     if device.startswith("cuda") and not gpus:
         raise FailedPrecondition(
             f"cannot load the model on {device}: TensorFlow {tensorflow.__version__} sees no GPU; "
             "deploy with gpus=0, or add tensorflow[and-cuda] to pkgs_to_install"
         )
+    if not context.owns_process:
+        return tensorflow
     try:
         if not device.startswith("cuda"):
             tensorflow.config.set_visible_devices([], "GPU")
         for gpu in gpus if device.startswith("cuda") else []:
             tensorflow.config.experimental.set_memory_growth(gpu, True)
-        tensorflow.config.threading.set_intra_op_parallelism_threads(max(1, num_threads))
-    # The program of the user runs TensorFlow already, with its own settings.
+        tensorflow.config.threading.set_intra_op_parallelism_threads(max(1, context.num_threads))
+    # Code of the user that was loaded before runs TensorFlow already, with its own settings.
     except RuntimeError:
         pass
     return tensorflow

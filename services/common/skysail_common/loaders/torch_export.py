@@ -29,7 +29,7 @@ class TorchExportLoader(Loader):
     def load(self, context: ModelContext) -> Function:
         import torch
 
-        torch_tensors.prepare(context.device, context.num_threads)
+        torch_tensors.prepare(context)
         self._program = torch.export.load(str(context.data(PROGRAM_FILE)))
         return program_function(self._program, context.device)
 

@@ -22,7 +22,7 @@ class TorchModule:
 
     def load(self, context: ModelContext) -> None:
         """Move the module to the device, for evaluation."""
-        torch_tensors.prepare(context.device, context.num_threads)
+        torch_tensors.prepare(context)
         self.module.to(context.device).eval()
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:

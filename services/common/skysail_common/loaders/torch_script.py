@@ -27,7 +27,7 @@ class TorchScriptLoader(Loader):
     def load(self, context: ModelContext) -> Function:
         import torch
 
-        torch_tensors.prepare(context.device, context.num_threads)
+        torch_tensors.prepare(context)
         with warnings.catch_warnings():
             # The program exists already, so that the advice to export another one is useless.
             warnings.simplefilter("ignore", FutureWarning)

@@ -7,17 +7,19 @@ from typing import Any
 import numpy as np
 
 from skysail_common.errors import FailedPrecondition, ModelFailed
+from skysail_common.loaders.base import ModelContext
 from skysail_common.tensors import DataType
 
 
-def prepare(device: str, num_threads: int) -> None:
-    """Check that torch has the device, and bound its threads.
+def prepare(context: ModelContext) -> None:
+    """Check that torch has the device, and bound its threads in a replica.
 
     Raises:
         FailedPrecondition: torch sees no such device.
     """
     import torch
 
+    device = context.device
     if device.startswith("cuda") and not torch.cuda.is_available():
         build = torch.version.cuda or "none, so that it is a build for CPUs"
         raise FailedPrecondition(
@@ -25,7 +27,8 @@ def prepare(device: str, num_threads: int) -> None:
             f"version is {build}); deploy with gpus=0, or install a torch for GPUs by "
             "pkgs_to_install"
         )
-    torch.set_num_threads(max(1, num_threads))
+    if context.owns_process:
+        torch.set_num_threads(max(1, context.num_threads))
 
 
 def to_tensors(value: Any, device: Any) -> Any:

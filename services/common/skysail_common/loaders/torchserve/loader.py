@@ -39,7 +39,7 @@ class TorchServeLoader(Loader):
         manifest = read_manifest(folder)
         # An archive may do without torch.
         if context.device != "cpu":
-            torch_tensors.prepare(context.device, context.num_threads)
+            torch_tensors.prepare(context)
         provide_ts()
         sys.path.insert(0, str(folder))
         surroundings = Context(context.name, manifest, _properties(context, folder))
