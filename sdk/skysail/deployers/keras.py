@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from skysail.client import Client
@@ -11,6 +10,7 @@ from skysail.deployers.base import ADAPTIVE, DEFAULT_IMAGE, Labels, Request
 from skysail.descriptions import Version
 from skysail.packaging.function_of_model import FunctionOfModel
 from skysail.packaging.pins import pinned_for
+from skysail.packaging.saved_files import temporary_directory
 
 
 def deploy_keras_model(
@@ -102,7 +102,7 @@ def _function_of(func: Callable[..., Any], model: Any) -> FunctionOfModel:
     requirements = pinned_for({"keras", "tensorflow"})
     if isinstance(model, (str, PathLike)):
         return FunctionOfModel(func, "keras", Path(model), requirements=requirements)
-    directory = TemporaryDirectory(prefix="skysail-")
-    path = Path(directory.name) / "model.keras"
-    model.save(str(path))
+    with temporary_directory() as directory:
+        path = Path(directory.name) / "model.keras"
+        model.save(str(path))
     return FunctionOfModel(func, "keras", path, requirements=requirements, temporary=directory)

@@ -3,7 +3,6 @@
 import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from skysail.client import Client
@@ -12,6 +11,7 @@ from skysail.descriptions import Version
 from skysail.errors import Unsupported
 from skysail.packaging.function_of_model import FunctionOfModel
 from skysail.packaging.pins import pinned
+from skysail.packaging.saved_files import temporary_directory
 
 
 def deploy_pytorch_model(
@@ -114,9 +114,9 @@ def create_pytorch_endpoint(
 
 
 def _function_of(func: Callable[..., Any], module: Any, inputs: Any) -> FunctionOfModel:
-    directory = TemporaryDirectory(prefix="skysail-")
-    path = Path(directory.name) / "model.onnx"
-    importlib.import_module("torch").onnx.export(module, inputs, str(path), dynamo=False)
+    with temporary_directory() as directory:
+        path = Path(directory.name) / "model.onnx"
+        importlib.import_module("torch").onnx.export(module, inputs, str(path), dynamo=False)
     return FunctionOfModel(
         func, "onnx", path, requirements=pinned("onnxruntime"), temporary=directory
     )

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from skysail.client import Client
@@ -10,6 +9,7 @@ from skysail.deployers.base import ADAPTIVE, DEFAULT_IMAGE, Labels, Request
 from skysail.descriptions import Version
 from skysail.packaging.function_of_model import FunctionOfModel
 from skysail.packaging.pins import pinned
+from skysail.packaging.saved_files import temporary_directory
 
 
 def deploy_pyspark_model(
@@ -104,12 +104,12 @@ def create_endpoint(
 
 def _function_of(func: Callable[..., Any], model: Any, sc: Any) -> FunctionOfModel:
     kind = type(model)
-    directory = TemporaryDirectory(prefix="skysail-")
-    path = Path(directory.name) / "model"
-    if kind.__module__.startswith("pyspark.mllib"):
-        model.save(sc, str(path))
-    else:
-        model.save(str(path))
+    with temporary_directory() as directory:
+        path = Path(directory.name) / "model"
+        if kind.__module__.startswith("pyspark.mllib"):
+            model.save(sc, str(path))
+        else:
+            model.save(str(path))
     return FunctionOfModel(
         func, "pyspark", path, f"{kind.__module__}.{kind.__name__}", pinned("pyspark"), directory
     )

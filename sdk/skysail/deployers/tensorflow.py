@@ -4,7 +4,6 @@ import importlib
 from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from skysail.client import Client
@@ -13,6 +12,7 @@ from skysail.descriptions import Version
 from skysail.errors import InvalidInput
 from skysail.packaging.function_of_model import FunctionOfModel
 from skysail.packaging.pins import pinned_for
+from skysail.packaging.saved_files import temporary_directory
 
 
 def deploy_tensorflow_model(
@@ -112,7 +112,7 @@ def _function_of(func: Callable[..., Any], model: Any) -> FunctionOfModel:
             "cannot deploy a session: TensorFlow 2 has none; save the model by tf.saved_model.save and "
             "give the path of the folder"
         )
-    directory = TemporaryDirectory(prefix="skysail-")
-    path = Path(directory.name) / "model"
-    importlib.import_module("tensorflow").saved_model.save(model, str(path))
+    with temporary_directory() as directory:
+        path = Path(directory.name) / "model"
+        importlib.import_module("tensorflow").saved_model.save(model, str(path))
     return FunctionOfModel(func, "tensorflow", path, requirements=requirements, temporary=directory)
