@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta, timezone
+from datetime import date, datetime, timedelta, timezone
 from typing import Any
 
 import numpy as np
@@ -186,13 +186,15 @@ def _array(name: str, value: Any) -> Array:
 
 
 def _plain(value: Any) -> Any:
-    """Return a time of Python or pandas as one of numpy, in UTC; any other value unchanged."""
+    """Return a time or date of Python or pandas as a time of numpy, in UTC; others unchanged."""
     if isinstance(value, datetime):
         if value.tzinfo is not None:
             value = value.astimezone(timezone.utc).replace(tzinfo=None)
         # A time of pandas has nanoseconds.
         exact = getattr(value, "to_datetime64", None)
         return exact() if exact is not None else np.datetime64(value)
+    if isinstance(value, date):
+        return np.datetime64(value)
     if isinstance(value, timedelta):
         exact = getattr(value, "to_timedelta64", None)
         return exact() if exact is not None else np.timedelta64(value)

@@ -315,6 +315,14 @@ def test_lossy_conversions_are_refused(source, target, words):
             validate_inputs(version, [from_numpy(name, source)], 8, widens=True)
 
 
+@pytest.mark.parametrize("content", [Content.DATETIME, Content.DURATION])
+def test_texts_are_no_times(content):
+    spec = TensorSpec("when", DataType.INT64, (-1,), content)
+    version = served(signature=signature_of(spec))
+    with pytest.raises(InvalidInput, match="input 'when' takes times, got texts; give "):
+        validate_inputs(version, [from_numpy("when", np.array(["now"]))], 8, widens=True)
+
+
 def test_errors_are_the_same_with_and_without_conversion():
     unknown = Tensor("z", DataType.INT8, (1,), b"\1")
     with pytest.raises(InvalidInput, match="unexpected inference input 'z'"):

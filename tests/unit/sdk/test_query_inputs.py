@@ -110,6 +110,12 @@ def test_times_are_nanoseconds(value):
     assert read([{"when": value}]) == ([], {"when": [NOON]})
 
 
+def test_a_date_is_its_midnight():
+    value = datetime.date(1970, 1, 2)
+    assert read({"when": value}) == ([], {"when": [2 * NOON]})
+    assert read([{"when": value}]) == ([], {"when": [2 * NOON]})
+
+
 @LIBRARIES
 def test_each_row_of_a_data_frame_is_an_input(library):
     frame = library.DataFrame({"n": [1, 2], "city": ["Oslo", None]})

@@ -163,6 +163,11 @@ def _check_type(
             f"{label}inference input '{spec.name}' data-type is '{datatype.name}', but model "
             f"'{model}' expects '{spec.datatype.name}'"
         )
+    if spec.content.dtype and datatype is DataType.BYTES:
+        raise InvalidInput(
+            f"input '{spec.name}' takes times, got texts; give times of Python, numpy or pandas, or "
+            "integers in nanoseconds"
+        )
     # The conversion of numbers finds out whether they fit; texts can never be converted.
     if DataType.BYTES in (datatype, spec.datatype):
         raise cannot_become(spec.name, datatype, spec.datatype)
