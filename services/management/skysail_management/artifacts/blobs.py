@@ -27,6 +27,10 @@ from skysail_management.artifacts.reservations import Reservations
 _RESERVATION_S = 2 * 3600.0
 """Time for which a blob waits for its artifact, longer than the upload of the other blobs."""
 
+_MAX_FINISHING = 8
+"""Most blobs of an upload that are written to the disk side by side while the next one arrives. A
+file system needs about the same time for many small files at once as for one."""
+
 
 @dataclass(frozen=True)
 class BlobId:
@@ -164,13 +168,17 @@ class BlobStore:
             Unavailable: too many uploads are under way, no file descriptor is free, or the disk fails.
         """
         upload: _Upload | None = None
+        finishing: set[asyncio.Task[None]] = set()
         received = 0
         with translated_errors("store", self._directory):
             try:
                 async for part in parts:
                     if isinstance(part, BlobStart):
-                        await self._finish(upload)
-                        upload = None
+                        if upload is not None:
+                            await upload.flush()
+                            finishing.add(asyncio.ensure_future(self._finish(upload)))
+                            upload = None
+                        await _all_but(_MAX_FINISHING, finishing)
                         upload = await self._begin(part)
                     elif upload is None:
                         raise InvalidInput("cannot store blobs: the first message must be a header")
@@ -178,14 +186,23 @@ class BlobStore:
                         received += len(part)
                         self.check_total(received)
                         await upload.write(part)
-                await self._finish(upload, is_last=True)
-                upload = None
+                if upload is not None:
+                    await upload.flush()
+                    if not upload.writer.is_complete:
+                        await _all_but(0, finishing)
+                        # A lost connection looks like the end of the stream.
+                        raise Unavailable(
+                            "cannot store blobs: the stream ended within one; continue it"
+                        )
+                    finishing.add(asyncio.ensure_future(self._finish(upload)))
+                    upload = None
+                await _all_but(0, finishing)
                 await in_thread(sync_directory, self._directory)
             except BaseException as error:
-                is_useless = isinstance(error, (OSError, InvalidInput, Conflict))
-                is_lost = isinstance(error, ConnectionError)
-                await self._end(upload, keeps=is_lost or not is_useless)
+                await self._end(upload, error)
                 raise
+            finally:
+                await asyncio.gather(*finishing, return_exceptions=True)
         return received
 
     async def _begin(self, start: BlobStart) -> "_Upload":
@@ -196,30 +213,31 @@ class BlobStore:
         try:
             await in_thread(upload.writer.open)
         except BaseException:
-            await self._end(upload, keeps=False)
+            await upload.close()
+            self._partials.discard(upload.writer)
             raise
         return upload
 
-    async def _finish(self, upload: "_Upload | None", *, is_last: bool = False) -> None:
-        if upload is None:
-            return
-        await upload.flush()
-        if is_last and not upload.writer.is_complete:
-            # A lost connection looks like the end of the stream.
-            raise Unavailable("cannot store blobs: the stream ended within one; continue it")
+    async def _finish(self, upload: "_Upload") -> None:
         sha256 = upload.writer.partial.sha256
         path = self.path(sha256)
         # The reservation comes first, because a sweep may run before the thread returns.
         self._reservations.reserve(sha256)
-        await in_thread(upload.writer.finish, path)
+        try:
+            await in_thread(upload.writer.finish, path)
+        except BaseException as error:
+            await self._end(upload, error)
+            raise
         self._partials.complete(upload.writer)
         seal(path)
 
-    async def _end(self, upload: "_Upload | None", *, keeps: bool) -> None:
+    async def _end(self, upload: "_Upload | None", error: BaseException) -> None:
+        """Keep what arrived of an upload that failed, unless it is useless."""
         if upload is None:
             return
         await upload.close()
-        if keeps:
+        is_useless = isinstance(error, (OSError, InvalidInput, Conflict))
+        if isinstance(error, ConnectionError) or not is_useless:
             self._partials.release(upload.writer)
         else:
             self._partials.discard(upload.writer)
@@ -299,6 +317,21 @@ class _Upload:
             await asyncio.wait({self._pending})
             self._pending.exception()
         await in_thread(self.writer.close)
+
+
+async def _all_but(num_pending: int, tasks: set[asyncio.Task[None]]) -> None:
+    """Wait until at most some tasks are pending, and drop those that ended.
+
+    Raises:
+        Exception: the error of a task.
+    """
+    while len(tasks) > num_pending:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        tasks -= done
+        # All exceptions are retrieved, because asyncio would log the others.
+        for error in [each.exception() for each in done]:
+            if error is not None:
+                raise error
 
 
 def _text(num_bytes: int) -> str:
