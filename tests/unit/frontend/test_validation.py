@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from skysail_common.errors import InvalidInput
 from skysail_common.tensors import (
+    Content,
     DataType,
     Signature,
     Tensor,
