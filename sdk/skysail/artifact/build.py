@@ -137,75 +137,75 @@ def build_artifact(
         ModelFailed: the model fails on the example, or returns no arrays.
     """
     packaged = recognise(source, PackagingOptions(method))
-    num_given = (example is not None) + (examples is not None) + (input_type is not None)
-    if num_given == 0 and packaged.example is not None:
-        example, num_given = packaged.example, 1
-    states_signature = packaged.signature is not None or packaged.open is None
-    if num_given > 1 or (num_given == 0 and not states_signature):
-        raise InvalidInput(
-            "cannot deploy the function: give exactly one of example, examples and input_type"
+    with removed_on_failure(packaged.temporary):
+        num_given = (example is not None) + (examples is not None) + (input_type is not None)
+        if num_given == 0 and packaged.example is not None:
+            example, num_given = packaged.example, 1
+        states_signature = packaged.signature is not None or packaged.open is None
+        if num_given > 1 or (num_given == 0 and not states_signature):
+            raise InvalidInput(
+                "cannot deploy the function: give exactly one of example, examples and input_type"
+            )
+        travelling = user_files(files or {})
+        own_code = user_code(code)
+        sent_requirements, wheels = send_wheels(requirements)
+        pickled = _PickledCode.of(packaged)
+        # The function may change its arrays while it runs; the upload refuses other content than this.
+        blobs = {path: _blob(path, content) for path, content in pickled.files.items()}
+        with preserve_state(pickled.functions, pickled.instances):
+            learned = learn(
+                packaged,
+                _context(travelling, files or {}),
+                [example] if example is not None else examples,
+                input_type,
+                Calls(batch, max_concurrency),
+                check=check,
+                tries_batch=check and max_batch_size != 1,
+                has_requirements=bool(packaged.requirements or requirements),
+            )
+        frames = frozenset([learned.frame.library]) if learned.frame else frozenset()
+        needed = needed_packages(pickled.not_sent | frames)
+        packages = default_packages(packaged, needed, frames)
+        contents = {
+            **{f"{MODULES_DIRECTORY}{path}": each for path, each in own_code.items()},
+            **pickled.files,
+            **_below(FILES_DIRECTORY, travelling),
+            **wheels,
+            **_data_files(packaged),
+            **{
+                example_file(number, index): tensor.data
+                for number, example in enumerate(learned.examples)
+                for index, tensor in enumerate(example)
+            },
+        }
+        if len(contents) > MAX_BLOBS:
+            raise InvalidInput(
+                f"cannot send the model: it has {len(contents)} files; at most {MAX_BLOBS} are allowed; "
+                "put them into an archive that load(context) reads"
+            )
+        manifest = Manifest(
+            loader=packaged.loader,
+            options=dict(packaged.options),
+            skysail_version=__version__,
+            python_version=packaged.python_version or platform.python_version(),
+            has_pickles=packaged.python_version is not None,
+            packages=dict(packages.versions),
+            modules=dict(needed.modules),
+            requirements=merge_requirements(sent_requirements, packages.requirements),
+            signature=SignatureRecord.of(learned.signature),
+            calling=learned.style.calling,
+            batch=learned.style.batch,
+            is_async=learned.style.is_async,
+            max_concurrency=learned.style.max_concurrency,
+            takes_params=learned.style.takes_params,
+            examples=tuple(tuple(each.shape for each in example) for example in learned.examples),
+            frame=learned.frame,
+            import_reason=pickled.import_reason,
+            blobs=tuple(
+                blobs.get(path) or _blob(path, contents[path]) for path in sorted(contents)
+            ),
         )
-    travelling = user_files(files or {})
-    own_code = user_code(code)
-    sent_requirements, wheels = send_wheels(requirements)
-    pickled = _PickledCode.of(packaged)
-    # The function may change its arrays while it runs; the upload refuses other content than this.
-    blobs = {path: _blob(path, content) for path, content in pickled.files.items()}
-    with (
-        preserve_state(pickled.functions, pickled.instances),
-        removed_on_failure(packaged.temporary),
-    ):
-        learned = learn(
-            packaged,
-            _context(travelling, files or {}),
-            [example] if example is not None else examples,
-            input_type,
-            Calls(batch, max_concurrency),
-            check=check,
-            tries_batch=check and max_batch_size != 1,
-            has_requirements=bool(packaged.requirements or requirements),
-        )
-    frames = frozenset([learned.frame.library]) if learned.frame else frozenset()
-    needed = needed_packages(pickled.not_sent | frames)
-    packages = default_packages(packaged, needed, frames)
-    contents = {
-        **{f"{MODULES_DIRECTORY}{path}": each for path, each in own_code.items()},
-        **pickled.files,
-        **_below(FILES_DIRECTORY, travelling),
-        **wheels,
-        **_data_files(packaged),
-        **{
-            example_file(number, index): tensor.data
-            for number, example in enumerate(learned.examples)
-            for index, tensor in enumerate(example)
-        },
-    }
-    if len(contents) > MAX_BLOBS:
-        raise InvalidInput(
-            f"cannot send the model: it has {len(contents)} files; at most {MAX_BLOBS} are allowed; "
-            "put them into an archive that load(context) reads"
-        )
-    manifest = Manifest(
-        loader=packaged.loader,
-        options=dict(packaged.options),
-        skysail_version=__version__,
-        python_version=packaged.python_version or platform.python_version(),
-        has_pickles=packaged.python_version is not None,
-        packages=dict(packages.versions),
-        modules=dict(needed.modules),
-        requirements=merge_requirements(sent_requirements, packages.requirements),
-        signature=SignatureRecord.of(learned.signature),
-        calling=learned.style.calling,
-        batch=learned.style.batch,
-        is_async=learned.style.is_async,
-        max_concurrency=learned.style.max_concurrency,
-        takes_params=learned.style.takes_params,
-        examples=tuple(tuple(each.shape for each in example) for example in learned.examples),
-        frame=learned.frame,
-        import_reason=pickled.import_reason,
-        blobs=tuple(blobs.get(path) or _blob(path, contents[path]) for path in sorted(contents)),
-    )
-    return Artifact(manifest, contents, packaged.temporary)
+        return Artifact(manifest, contents, packaged.temporary)
 
 
 def _context(

@@ -1,7 +1,7 @@
 """The packager of models of MLflow: folders, and URIs of a tracking store."""
 
+from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from skysail.packaging.base import Packaged, PackagingOptions
@@ -29,16 +29,17 @@ def package(source: Any, options: PackagingOptions) -> Packaged | None:
         InvalidInput: MLflow is needed here and is not installed, or the model cannot be read.
     """
     uri = getattr(source, "model_uri", None) if _is_logged(source) else source
-    temporary: tuple[TemporaryDirectory[str], ...] = ()
     if isinstance(uri, str) and uri.startswith(_SCHEMES):
         with temporary_directory() as directory:
-            folder = _fetched(uri, directory.name)
-        temporary = (directory,)
-    else:
-        path = path_of(source)
-        if path is None or not (path / DESCRIPTION).is_file():
-            return None
-        folder = path
+            packaged = _packaged(_fetched(uri, directory.name), options)
+            return replace(packaged, temporary=(directory,))
+    path = path_of(source)
+    if path is None or not (path / DESCRIPTION).is_file():
+        return None
+    return _packaged(path, options)
+
+
+def _packaged(folder: Path, options: PackagingOptions) -> Packaged:
     if options.method is not None:
         raise InvalidInput(
             f"cannot deploy the model of MLflow by method={options.method!r}: its flavor "
@@ -57,7 +58,6 @@ def package(source: Any, options: PackagingOptions) -> Packaged | None:
         requirements=described.requirements,
         python_version=described.python_version,
         example=described.example(),
-        temporary=temporary,
     )
 
 

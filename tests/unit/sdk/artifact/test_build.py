@@ -5,6 +5,8 @@ import pickle
 import platform
 import re
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
@@ -16,6 +18,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 import skysail_common
 from skysail.artifact.build import build_artifact
+from skysail.packaging import function_of_model
 from skysail.packaging.base import Packaged
 from skysail_common.artifacts import parse_manifest
 from skysail_common.errors import InvalidInput, ModelFailed
@@ -423,3 +426,19 @@ def test_the_content_of_an_output_is_told_by_its_elements():
     artifact = build_artifact(lambda x: [b"a", "b"], example=X)
     assert artifact.signature.outputs[0].content is Content.BINARY
     assert isinstance(artifact.signature, Signature)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"files": {"x": "/nowhere"}}, {"example": [1.0], "examples": [[1.0]]}, {"example": object()}],
+    ids=["files", "examples", "example"],
+)
+def test_files_written_for_a_deploy_are_removed_if_it_fails(tmp_path: Path, wrong, monkeypatch):
+    monkeypatch.setattr(function_of_model, "open_native_model", lambda **arguments: ())
+    directory = TemporaryDirectory(dir=tmp_path)
+    model = Path(directory.name) / "model.onnx"
+    model.touch()
+    source = function_of_model.FunctionOfModel(lambda x: x, "onnx", model, temporary=directory)
+    with pytest.raises(InvalidInput):
+        build_artifact(source, **{"example": [1.0], **wrong})
+    assert list(tmp_path.iterdir()) == []

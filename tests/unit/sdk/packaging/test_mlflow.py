@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 import skysail
+from skysail.packaging import mlflow
 from skysail.packaging.base import PackagingOptions
 from skysail.packaging.mlflow import package
 from skysail.packaging.mlflow_folder import MlflowFolder
@@ -87,3 +88,19 @@ def test_a_uri_needs_mlflow(tmp_path: Path, monkeypatch):
     monkeypatch.setitem(sys.modules, "mlflow", None)
     with pytest.raises(skysail.errors.InvalidInput, match="MLflow is not installed here"):
         package("models:/fraud@best", PackagingOptions())
+
+
+def test_a_fetched_model_is_removed_if_it_cannot_be_deployed(tmp_path: Path, monkeypatch):
+    fetched: list[Path] = []
+
+    def fetch(uri: str, directory: str) -> Path:
+        fetched.append(Path(directory))
+        return save(Path(directory) / "m")
+
+    monkeypatch.setattr(mlflow, "_fetched", fetch)
+    packaged = package("models:/m/1", PackagingOptions())
+    assert [each.name for each in packaged.temporary] == [str(fetched[0])]
+    packaged.temporary[0].cleanup()
+    with pytest.raises(skysail.errors.InvalidInput, match="leave method out"):
+        package("models:/m/1", PackagingOptions(method="predict_proba"))
+    assert not fetched[1].exists()
