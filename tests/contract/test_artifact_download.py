@@ -215,6 +215,11 @@ async def test_blobs_of_this_machine_are_linked(server: ArtifactServer, tmp_path
     assert server.num_blob_bytes == 0
     large = artifact.directory / "data/large.bin"
     assert large.samefile(source / ServedArtifact(LARGE).sha256)
+    # A model that overwrites a small file changes its copy.
+    small = artifact.directory / "modules/package/module_7.py"
+    small.chmod(0o600)
+    small.write_bytes(b"changed")
+    assert (source / ServedArtifact(b"x = 7").sha256).read_bytes() == b"x = 7"
 
 
 async def test_a_damaged_blob_of_this_machine_is_fetched(server: ArtifactServer, tmp_path):

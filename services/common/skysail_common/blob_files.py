@@ -66,9 +66,18 @@ def place(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno not in _WITHOUT_LINKS:
             raise
-        with source.open("rb") as original, target.open("xb") as copy:
-            shutil.copyfileobj(original, copy, CHUNK_BYTES)
-        target.chmod(0o444)
+        copy(source, target)
+
+
+def copy(source: Path, target: Path) -> None:
+    """Create `target` as a read-only copy of a blob.
+
+    Raises:
+        OSError: the source does not exist, the target exists, or the disk is full.
+    """
+    with source.open("rb") as original, target.open("xb") as copied:
+        shutil.copyfileobj(original, copied, CHUNK_BYTES)
+    target.chmod(0o444)
 
 
 def _seal_ns() -> int:

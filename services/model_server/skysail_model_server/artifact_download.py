@@ -14,7 +14,7 @@ from pathlib import Path
 from skysail_common.archives import is_archive
 from skysail_common.artifact_files import UnpackedArtifact, unpack_archive
 from skysail_common.artifacts import MANIFEST_FILE, Blob, Manifest, file_sha256, parse_manifest
-from skysail_common.blob_files import is_intact, place
+from skysail_common.blob_files import copy, is_intact, place
 from skysail_common.clock import MONOTONIC
 from skysail_common.errors import SkysailError, Unavailable
 from skysail_common.process.threads import in_thread
@@ -28,6 +28,8 @@ from skysail_model_server.unpacked_directories import held
 
 log = logging.getLogger(__name__)
 
+_COPIED_BYTES = 1024 * 1024
+"""Size up to which a file of this machine is copied instead of linked."""
 _MIB = 1024 * 1024
 _CONCURRENT = 8
 """Blobs that are fetched at once: more gain nothing, and small ones would otherwise wait for each
@@ -225,8 +227,11 @@ def _prepare(directory: Path) -> Path:
 
 def _place_from(source: Path, blob: Blob, target: Path) -> bool:
     """Place a blob of a directory; return False if it is absent or damaged there."""
+    # User code that runs as root may overwrite a file, which must not reach the store of management.
+    # Only weights are worth a link.
+    put = copy if blob.size_bytes <= _COPIED_BYTES else place
     try:
-        place(source / blob.sha256, target)
+        put(source / blob.sha256, target)
     except FileNotFoundError:
         return False
     if is_intact(target, blob.sha256, blob.size_bytes):
