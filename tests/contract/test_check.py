@@ -49,8 +49,11 @@ def test_a_missing_package_is_named():
     assert not report
     assert "No module named 'sklearn'" in report.problem
     assert "scikit-learn==" in report.problem
-    assert report.problem.endswith("add them to pkgs_to_install")
+    assert report.problem.endswith("; add it to pkgs_to_install (--pkg)")
     assert "Traceback" in report.log
+    # The problem tells the cause, and the log begins in the function.
+    assert "No module named" not in report.log
+    assert "skysail_model_server" not in report.log
 
 
 def test_packages_are_installed(tmp_path: Path, monkeypatch):
@@ -108,7 +111,9 @@ def test_a_missing_file_is_named(tmp_path: Path, monkeypatch):
             self.scale = float(context.file("scale.txt").read_text())
 
     report = skysail.check(FromDirectory, example=ROW)
-    assert "scale.txt is not in the replica: send it by files={'scale.txt': path}" in report.problem
+    assert "scale.txt is not in the replica: put it beside the module" in report.problem
+    assert "files= (--file scale.txt=PATH)" in report.problem
+    assert "(in load, line 2 of its code)" in report.problem
     assert skysail.check(FromContext, example=ROW, files={"scale.txt": "scale.txt"})
 
 
@@ -122,7 +127,10 @@ def test_a_missing_module_is_named(tmp_path: Path, monkeypatch):
         return x * importlib.import_module("own_" + "helpers").SCALE
 
     report = skysail.check(predict, example=ROW)
-    assert "the module 'own_helpers' is not here: name it in code= if it is yours" in report.problem
+    assert (
+        "the module 'own_helpers' is not here: name it in code= (--code) if it is yours"
+        in report.problem
+    )
     assert skysail.check(predict, example=ROW, code=["own_helpers"])
 
 
@@ -210,8 +218,8 @@ def test_the_command_has_an_exit_status_and_names_what_is_missing(tmp_path: Path
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "a replica can serve the model")
     done = run("mymodel:needy")
     assert done.returncode == 1
-    assert "add them to pkgs_to_install" in done.stdout.splitlines()[-1]
+    assert "add it to pkgs_to_install" in done.stdout.splitlines()[-1]
     assert "Traceback" in done.stderr
     done = run("mymodel:needy", "-o", "json")
     assert done.returncode == 1
-    assert "add them to pkgs_to_install" in json.loads(done.stdout)["problem"]
+    assert "add it to pkgs_to_install" in json.loads(done.stdout)["problem"]

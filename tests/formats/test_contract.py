@@ -126,7 +126,7 @@ def test_a_missing_package_is_named(deployed: Deployed, tmp_path):
     )  # fmt: skip
     assert shown.returncode == 0, shown.stderr
     assert f"No module named {module!r}" in shown.stdout, shown.stdout
-    hint = rf"not installed here: .*\b({'|'.join(packages)})==.*; add them to pkgs_to_install"
+    hint = rf"not installed here: .*\b({'|'.join(packages)})==.*; add (it|them) to pkgs_to_install"
     assert re.search(hint, shown.stdout), shown.stdout
 
 

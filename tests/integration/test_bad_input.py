@@ -202,6 +202,8 @@ class TestFunctions:
         assert time.monotonic() - begin < 10
         assert message in str(raised.value)
         assert "Traceback (most recent call last)" in str(raised.value)
+        assert str(raised.value).count(message) == 1
+        assert "skysail_model_server" not in str(raised.value)
         assert name not in [model.name for model in client.models()]
         with pytest.raises(errors.ModelNotFound):
             client.describe_model(name)

@@ -23,6 +23,7 @@ from skysail.descriptions import DeployEvent, Version
 from skysail.progress import OnEvent, show_events, show_local_run
 from skysail.sentinels import NOT_GIVEN
 from skysail_common.errors import ArtifactNotFound, DeployFailed, Unavailable
+from skysail_common.replica_events import NOT_LOADED
 from skysail_common.resources import ResourceChanges
 from skysail_protos.v1 import management_pb2
 
@@ -314,15 +315,22 @@ class DeploymentCalls(ScalingCalls, UploadCalls):
             if on_event is not None:
                 on_event(event)
             if event.step == "FAILED":
-                tail = f"\n{event.log_tail.rstrip()}" if event.log_tail else ""
-                cause = _OF_REPLICA.sub("", event.message)
-                error = DeployFailed(
-                    f"cannot deploy {request.model}:{request.version}: {cause}{tail}"
-                )
-                error.log_tail = event.log_tail
-                raise error
+                raise _failure(f"{request.model}:{request.version}", event)
             if event.step == "DONE":
                 return
         raise LostConnection(
             Unavailable(f"management at {self.endpoint} ended the stream of events")
         )
+
+
+def _failure(version: str, event: DeployEvent) -> DeployFailed:
+    """Return the error of a failed deployment: the cause, then the log without it."""
+    cause = _OF_REPLICA.sub("", event.message)
+    lines = event.log_tail.rstrip().split("\n") if event.log_tail else []
+    reports = (line.partition(f"{NOT_LOADED}: ")[2] for line in lines)
+    rest = [
+        line for line, told in zip(lines, reports, strict=True) if not told or told not in cause
+    ]
+    error = DeployFailed("\n".join([f"cannot deploy {version}: {cause}", *rest]))
+    error.log_tail = event.log_tail
+    return error

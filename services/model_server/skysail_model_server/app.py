@@ -63,8 +63,8 @@ class ModelServer:
         try:
             model = self._load()
         except LoadFailed as error:
-            log.error("%s: %s", NOT_LOADED, error.cause or error.message)
-            exit_with_error(error, ExitCode.LOAD_FAILED, log_format)
+            log.error("%s: %s", NOT_LOADED, error.cause)
+            exit_with_error(LoadFailed(error.details), ExitCode.LOAD_FAILED, log_format)
         except Unavailable as error:
             exit_with_error(error, ExitCode.UNAVAILABLE, log_format)
         except SkysailError as error:

@@ -1,7 +1,7 @@
 """`python -m skysail_model_server.check DIRECTORY REPORT`: loads an artifact as a replica would.
 
 The artifact is unpacked in the directory. The report is a JSON object: `problem`, the reason of a
-failure in one line or an empty text, `details` with the traceback, and the seconds `load_s` and
+failure in one line or an empty text, `details` with other hints and the traceback, and the seconds `load_s` and
 `answer_s`, which the load and the answer to the example took. The exit status is 0 if the model
 answers, else 1.
 """
@@ -55,9 +55,9 @@ def main(arguments: Sequence[str]) -> int:
             steps,
         )
     except LoadFailed as error:
-        problem, details = error.cause or error.message, error.message
+        problem, details = error.cause, error.details
     except SkysailError as error:
-        problem = details = error.message
+        problem = error.message
     instants = [*steps.begun, MONOTONIC()]
     # Without an example there is no second step.
     seconds = [end - begin for begin, end in pairwise(instants)]

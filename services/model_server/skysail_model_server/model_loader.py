@@ -5,7 +5,9 @@ import logging
 import os
 import platform
 import sys
+import sysconfig
 import traceback
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,13 +33,22 @@ from skysail_model_server.warm_up import DEFAULT_LIMITS, WarmUpLimits, warm_up
 log = logging.getLogger(__name__)
 
 _OWN_PACKAGES = frozenset({"skysail_common", "skysail_model_server"})
+_STANDARD_LIBRARY = os.path.join(sysconfig.get_path("stdlib"), "")
+_IMPORTLIB = os.path.join(_STANDARD_LIBRARY, "importlib", "")
 
 
 class LoadFailed(SkysailError):
     """The artifact cannot be loaded, or its function fails on the warm-up query."""
 
-    cause: str = ""
-    """The cause in one line, if the message has several."""
+    @property
+    def cause(self) -> str:
+        """The cause and the first hint: the first line of the message."""
+        return self.message.partition("\n")[0]
+
+    @property
+    def details(self) -> str:
+        """The other lines: further hints and the traceback; may be empty."""
+        return self.message.partition("\n")[2]
 
 
 def load_model(
@@ -57,7 +68,7 @@ def load_model(
         progress: Receiver of the steps.
 
     Raises:
-        LoadFailed: the message has the cause, the traceback and the missing or differing packages.
+        LoadFailed: the message has the cause, the missing or differing packages and the traceback.
     """
     progress = progress or StartProgress(MONOTONIC)
     progress.begin("loading the model")
@@ -153,37 +164,84 @@ def _array(spec: TensorSpec, shape: tuple[int, ...], data: bytes) -> Array:
 def _failed(
     what: str, error: BaseException, packages: PackageDifferences, modules_dir: Path
 ) -> LoadFailed:
-    """Return the error with the full text of an error of user code, and its cause in one line."""
-    first = ": ".join(filter(None, [what, type(error).__name__, str(error)]))
-    trace = "".join(traceback.format_exception(error)).rstrip()
+    """Return the error about an error of user code: cause, hints and traceback, each once."""
+    text = ": ".join(filter(None, [what, type(error).__name__, str(error)]))
+    cause, _, rest = text.partition("\n")
     hints = [*_file_hints(error, modules_dir), *packages.hints(error)]
-    failed = LoadFailed("\n".join([first, trace, *hints]))
-    cause = first.partition("\n")[0]
-    failed.cause = "; ".join([f"{cause}{_where(error)}", *hints[:1]])
-    return failed
+    first = "; ".join([f"{cause}{_where(error)}", *hints[:1]])
+    return LoadFailed("\n".join(filter(None, [first, rest, *hints[1:], _user_trace(error)])))
+
+
+def _user_trace(error: BaseException) -> str:
+    """Return the traceback without frames of Skysail and of the import system.
+
+    The error's own text is left out, because the cause has it. A traceback without other frames is
+    whole, but empty if Skysail made the error.
+    """
+    told = traceback.TracebackException.from_exception(error)
+    if all(map(_is_inner, told.stack)) and isinstance(error, SkysailError):
+        return ""
+    for each in _chain(told):
+        outer = [frame for frame in each.stack if not _is_inner(frame)]
+        if outer:
+            each.stack = traceback.StackSummary.from_list(outer)
+    lines, own = list(told.format()), list(told.format_exception_only())
+    # The text of a syntax error has the line and a mark. Notes follow the text and stay.
+    if lines[-len(own) :] == own and not isinstance(error, SyntaxError):
+        del lines[-len(own)]
+    return "".join(lines).rstrip()
+
+
+def _chain(
+    error: traceback.TracebackException | None,
+) -> Iterator[traceback.TracebackException]:
+    """Yield an error and those that it followed; the standard library has cut cycles."""
+    if error is not None:
+        yield error
+        yield from _chain(error.__cause__)
+        yield from _chain(error.__context__)
 
 
 def _file_hints(error: BaseException, modules_dir: Path) -> list[str]:
-    """Return the fix for a missing file of the directory of the user's modules."""
+    """Return the fix for a missing file."""
     if not isinstance(error, FileNotFoundError) or not isinstance(error.filename, (str, bytes)):
         return []
     file = Path(os.path.abspath(os.fsdecode(error.filename)))
-    if modules_dir not in file.parents:
-        return [
-            f"{file} is not in the replica: send it by files={{{file.name!r}: path}}, and open "
-            f"context.file({file.name!r}) in load(context)"
-        ]
+    problem = (
+        f"{file.relative_to(modules_dir)} did not travel with the function"
+        if modules_dir in file.parents
+        else f"{file} is not in the replica"
+    )
     return [
-        f"{file.relative_to(modules_dir)} did not travel with the function: put it into a local "
-        "package, whose files travel except hidden ones, notebooks and private keys, or read it "
-        "into a variable before the deploy"
+        f"{problem}: put it beside the module in a local package (hidden files, notebooks and "
+        f"private keys stay behind), or send it by files= (--file {file.name}=PATH) to a class whose "
+        f"load(context) opens context.file({file.name!r})"
     ]
 
 
 def _where(error: BaseException) -> str:
-    """Return the innermost place in user code, for the end of a line; may be empty."""
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        is_ours = not _OWN_PACKAGES.isdisjoint(Path(frame.filename).parts)
-        if not is_ours and not frame.filename.startswith("<frozen"):
-            return f" (in {place_of(frame.name, frame.filename, frame.lineno or 0)})"
+    """Return the innermost place in user code, for the end of a line; may be empty.
+
+    Without a frame of the user's own code it is a place in a library.
+    """
+    outer = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_inner(frame)]
+    own = [frame for frame in outer if not _is_of_a_library(frame)]
+    for frame in (own or outer)[-1:]:
+        return f" (in {place_of(frame.name, frame.filename, frame.lineno or 0)})"
     return ""
+
+
+def _is_inner(frame: traceback.FrameSummary) -> bool:
+    """Return whether a frame belongs to Skysail or to the import system."""
+    return frame.filename.startswith(
+        ("<frozen importlib", _IMPORTLIB)
+    ) or not _OWN_PACKAGES.isdisjoint(Path(frame.filename).parts)
+
+
+def _is_of_a_library(frame: traceback.FrameSummary) -> bool:
+    parts = Path(frame.filename).parts
+    return (
+        frame.filename.startswith(("<frozen", _STANDARD_LIBRARY))
+        or "site-packages" in parts
+        or "dist-packages" in parts
+    )

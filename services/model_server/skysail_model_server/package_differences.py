@@ -7,8 +7,8 @@ function never uses. A difference becomes a hint when the function fails.
 
 import importlib.metadata
 import importlib.util
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from skysail_common.artifacts import Manifest
 from skysail_common.replica_description import PackageDifference
@@ -18,12 +18,10 @@ from skysail_common.replica_description import PackageDifference
 class PackageDifferences:
     """Packages that are missing in the replica or have another version."""
 
-    missing: tuple[str, ...] = ()
-    """Requirements, such as `httpx==0.28.1`, without an importable module in the replica."""
+    missing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Modules by requirement, such as `httpx==0.28.1`, that cannot be imported in the replica."""
     versions: tuple[PackageDifference, ...] = ()
     import_reason: str = ""
-    modules: frozenset[str] = frozenset()
-    """First names of the modules of the missing packages."""
 
     @property
     def differing(self) -> tuple[str, ...]:
@@ -33,44 +31,56 @@ class PackageDifferences:
     def hints(self, error: BaseException) -> Iterator[str]:
         """Yield the differences that may have caused an error, one line each."""
         failed_import = _failed_import(error)
-        if isinstance(failed_import, ModuleNotFoundError) and not self._has(failed_import.name):
-            yield (
-                f"the module {failed_import.name!r} is not here: name it in code= if it is yours, or "
-                "its package in pkgs_to_install"
-            )
-        if failed_import is not None and self.missing:
-            yield (
-                f"packages that are not installed here: {', '.join(self.missing)}; add them to "
-                "pkgs_to_install"
-            )
+        if failed_import is not None:
+            yield from self._import_hints(failed_import)
         if self.import_reason:
             yield self.import_reason
         if self.differing:
             yield "versions differ, which may be the cause: " + "; ".join(self.differing)
 
-    def _has(self, module: str | None) -> bool:
-        return (module or "").partition(".")[0] in self.modules
+    def _import_hints(self, error: ImportError) -> Iterator[str]:
+        name = error.name or ""
+        needed = [
+            requirement
+            for requirement, modules in self.missing.items()
+            if any(_is_within(name, each) or _is_within(each, name) for each in modules)
+        ]
+        is_absent = isinstance(error, ModuleNotFoundError)
+        if not needed and not is_absent:
+            # An installed package refuses to be imported, often because it misses another one.
+            needed = list(self.missing)
+        others = [requirement for requirement in self.missing if requirement not in needed]
+        if needed:
+            which = "it" if len(needed) == 1 else "them"
+            yield f"not installed here: {', '.join(needed)}; add {which} to pkgs_to_install (--pkg)"
+        elif is_absent:
+            yield (
+                f"the module {name!r} is not here: name it in code= (--code) if it is yours, or its "
+                "package in pkgs_to_install (--pkg)"
+            )
+        if others:
+            yield f"also not installed here: {', '.join(others)} (maybe not needed)"
 
 
 def compare_packages(manifest: Manifest) -> PackageDifferences:
     """Return the differences between the packages of an artifact and the installed ones."""
-    missing: list[str] = []
+    missing: dict[str, tuple[str, ...]] = {}
     differing: list[PackageDifference] = []
-    modules: set[str] = set()
     for package, wanted in sorted(manifest.packages.items()):
         try:
             found = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             own = [name for name, owners in manifest.modules.items() if package in owners]
             if not own or not all(map(_is_importable, own)):
-                missing.append(f"{package}=={wanted}")
-                modules.update(name.partition(".")[0] for name in [*own, package])
+                missing[f"{package}=={wanted}"] = (*own, package.replace("-", "_"))
         else:
             if found != wanted:
                 differing.append(PackageDifference(package, wanted, found))
-    return PackageDifferences(
-        tuple(missing), tuple(differing), manifest.import_reason, frozenset(modules)
-    )
+    return PackageDifferences(missing, tuple(differing), manifest.import_reason)
+
+
+def _is_within(module: str, package: str) -> bool:
+    return f"{module}.".startswith(f"{package}.")
 
 
 def _is_importable(module: str) -> bool:

@@ -29,7 +29,7 @@ excerpt."""
 
 _LINE_END_CHARACTERS = 1_000
 _CAUSE_BEGIN = 300
-_CAUSE_END = 100
+_CAUSE_END = 300
 _OWN_KEYS = frozenset(
     {"time", "level", "service", "logger", "event", "traceback", "text", "model", "version"}
 )
@@ -140,7 +140,7 @@ def load_failure(log: bytes | str) -> str:
     cause = _last_report(NOT_LOADED, text)
     if len(cause) <= _CAUSE_BEGIN + _CAUSE_END:
         return cause
-    # The end of the cause names the place in the user's code; the log has the rest.
+    # The end of the cause has the place in the user's code and the fix; the log has the rest.
     return f"{cause[:_CAUSE_BEGIN]} … {cause[-_CAUSE_END:]}"
 
 
