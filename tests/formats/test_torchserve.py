@@ -32,7 +32,7 @@ def scripted(module: Any) -> bytes:
 
 
 def answers(path: Path, directory: Path, bodies: list[Any]) -> list[Any]:
-    artifact = build_artifact(path)
+    artifact = build_artifact(path, input_type="bytes")
     unpacked.write(artifact, directory)
     artifact.close()
     (found,) = unpacked.load(directory).predict([np.array(bodies, object)], len(bodies))
@@ -97,7 +97,7 @@ def handle(data, context):
     return data and [row["body"]["n"] + 1 for row in data]
 """
     path = archive(tmp_path / "next.mar", {"handler.py": code.encode()}, handler="handler.py")
-    version = client.deploy(path, name="next", input_type="strings")
+    version = client.deploy(path, name="next")
     good = [json.dumps({"n": number}) for number in range(20)]
     with pytest.raises(skysail.errors.ModelFailed, match="input 7: TypeError"):
         client.predict_batch("next", [*good[:7], "no JSON", *good[7:]])

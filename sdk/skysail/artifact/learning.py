@@ -76,7 +76,11 @@ def learn(
             f"most {MAX_EXAMPLES}, of the smallest and the largest sizes"
         )
     if input_type is not None and packaged.calling == "list":
-        return Learned(signature_for_type(input_type)[1], CallStyle("list"))
+        named, signature = signature_for_type(input_type)
+        # The format knows more of the inputs than the type says.
+        if packaged.signature is not None and packaged.signature.input_type is named:
+            signature = packaged.signature
+        return Learned(signature, CallStyle("list"))
     if batches is None and input_type is None and packaged.signature is None:
         return Learned(Signature((), ()), CallStyle(packaged.calling))
     states_all = packaged.signature is not None and input_type is None and not batches

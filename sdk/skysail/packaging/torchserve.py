@@ -20,7 +20,7 @@ from skysail_common.loaders.torchserve.loader import (
     read_manifest,
 )
 from skysail_common.model_functions import LIST_OUTPUT
-from skysail_common.tensors import CLIPPER_SPECS, InputType, Signature
+from skysail_common.tensors import CLIPPER_SPECS, Content, InputType, Signature
 
 _SUFFIX = ".mar"
 _CHUNK_BYTES = 1 << 20
@@ -29,8 +29,9 @@ _CHUNK_BYTES = 1 << 20
 _MAX_RATIO = 100
 _ALWAYS_ALLOWED_BYTES = 64 << 20
 
-SIGNATURE = Signature((CLIPPER_SPECS[InputType.BYTES],), (LIST_OUTPUT,))
-"""Bodies of requests in, JSON values or texts out."""
+_BODIES = replace(CLIPPER_SPECS[InputType.STRINGS], content=Content.JSON_OR_TEXT)
+SIGNATURE = Signature((_BODIES,), (LIST_OUTPUT,))
+"""Bodies of requests in, and answers out: JSON values or texts."""
 
 
 def package(source: Any, options: PackagingOptions) -> Packaged | None:

@@ -113,7 +113,7 @@ class Content(enum.IntEnum):
     """Numbers, or the bytes of a BYTES tensor."""
     TEXT = 1
     JSON_OR_TEXT = 2
-    """JSON values and texts, in the encoding of `json_or_text`."""
+    """JSON values and texts, in the encoding of `json_or_text`; texts of an input need no quotes."""
     DATETIME = 3
     """INT64: nanoseconds since 1970-01-01 in UTC; the smallest integer for a missing one."""
     DURATION = 4

@@ -140,7 +140,7 @@ class BatchInputs:
         except UnicodeDecodeError as error:
             self.refused[index] = InvalidInput(
                 f"input {spec.name!r} is not UTF-8 text: {error.reason} at byte {error.start}; send "
-                "UTF-8, or deploy the model with an example of bytes"
+                "UTF-8, or deploy the model with input_type='bytes' or an example of bytes"
             )
             return array
 

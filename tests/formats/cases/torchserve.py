@@ -11,15 +11,13 @@ import numpy as np
 from formats.case import Case
 
 HANDLER = """
-import json
-
 import torch
 from ts.torch_handler.base_handler import BaseHandler
 
 
 class Sums(BaseHandler):
     def preprocess(self, data):
-        rows = [json.loads(bytes(row["body"]))["numbers"] for row in data]
+        rows = [row["body"]["numbers"] for row in data]
         return torch.tensor(rows, dtype=torch.float32, device=self.device)
 
     def postprocess(self, data):
@@ -39,7 +37,7 @@ class Net(torch.nn.Module):
         return self.linear(x)
 """
 
-BODIES = [json.dumps({"numbers": row}).encode() for row in ([1, 2, 3], [-4, 0, 1], [2, -9, 4])]
+BODIES = [json.dumps({"numbers": row}) for row in ([1, 2, 3], [-4, 0, 1], [2, -9, 4])]
 
 
 def archive(number: int, folder: Path) -> Path:

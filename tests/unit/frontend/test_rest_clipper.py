@@ -125,6 +125,29 @@ async def test_texts_arrive_unchanged():
     assert (await client.post(PREDICT, {"input": ""})).json()["output"] == ""
 
 
+@pytest.mark.parametrize(
+    ("value", "seen"),
+    [
+        ('"a good film"', "a good film"),
+        ('{"instances":[6,3],"input":null}', '{"instances":[6,3],"input":null}'),
+        ("[6,3,5,2]", "[6,3,5,2]"),
+        ("7", "7"),
+        (f'{{"a":[{",".join(["1"] * 50_000)}],"b":["{"é" * 50_000}"]}}', None),
+    ],
+)
+async def test_any_json_is_the_value_of_an_input_of_json_or_text(value, seen):
+    arrived: list[bytes] = []
+    client = doors(
+        served(signature=Signature((texts("input", Content.JSON_OR_TEXT),), (LIST_OUTPUT,))),
+        function=lambda query: arrived.extend(query.inputs) or telling(""),
+        max_bytes=1 << 20,
+    )
+    response = await client.post(PREDICT, f'{{"input":{value}}}'.encode())
+    assert response.status_code == 200, response.text
+    (element,) = split_bytes_elements(arrived[0], 1)
+    assert element.decode() == (value if seen is None else seen)
+
+
 async def test_bytes_come_as_base64():
     def length(query):
         return telling(str(len(split_bytes_elements(query.inputs[0], 1)[0])))

@@ -118,7 +118,11 @@ async def test_a_new_version_fits_the_applications_of_its_model(tmp_path: Path):
         await parts.register("text:1", InputType.STRINGS)
         odd = parts.models.version("text", "1").model_copy(update={"model": "m", "version": "9"})
         put = parts.records.versions.put("m:9", odd)
-        assert "'app' takes doubles, but model 'm:9' takes strings" in await refused(parts, put)
+        refusal = await refused(parts, put)
+        assert (
+            "'app' takes doubles, but model 'm:9' takes strings; deploy the model with" in refusal
+        )
+        assert "input_type='doubles'" in refusal
 
 
 @virtual_time

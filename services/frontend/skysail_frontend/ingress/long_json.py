@@ -14,6 +14,7 @@ from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
+import orjson
 
 from skysail_common.errors import InvalidInput
 from skysail_common.tensors import Array, DataType, Tensor, from_numpy
@@ -280,6 +281,17 @@ async def elements_of(array: list[Any] | LongArray, time_slice: TimeSlice) -> As
     else:
         for each in array:
             yield each
+
+
+def text_of_json(value: Any) -> str:
+    """Return the JSON text of a parsed value, whose long parts stay as the client wrote them."""
+    return orjson.dumps(value, default=_as_written).decode()
+
+
+def _as_written(value: Any) -> orjson.Fragment:
+    if not isinstance(value, (LongArray, LongText)):
+        raise TypeError(type(value).__name__)
+    return orjson.Fragment(bytes(value.text))
 
 
 async def tensor_of_json(

@@ -38,6 +38,7 @@ from skysail_frontend.ingress.long_json import (
     elements_of,
     parse_json,
     tensor_of_json,
+    text_of_json,
 )
 from skysail_frontend.ingress.long_texts import LongText, decoded, element_of
 from skysail_frontend.ingress.outputs import output_tensors
@@ -192,7 +193,8 @@ async def _row(target: Target, value: Any, max_bytes: int, time_slice: TimeSlice
     if target.version is None:
         return []
     specs = target.version.signature.inputs
-    if len(specs) == 1 and not isinstance(value, Mapping):
+    is_value = len(specs) == 1 and specs[0].content is Content.JSON_OR_TEXT
+    if is_value or (len(specs) == 1 and not isinstance(value, Mapping)):
         return [await _row_of(specs[0], value, max_bytes, time_slice)]
     if not isinstance(value, Mapping):
         raise InvalidInput(f"the input must be a JSON object with {names_of(specs)}")
@@ -211,6 +213,8 @@ async def _row(target: Target, value: Any, max_bytes: int, time_slice: TimeSlice
 
 
 async def _row_of(spec: TensorSpec, value: Any, max_bytes: int, time_slice: TimeSlice) -> Tensor:
+    if spec.content is Content.JSON_OR_TEXT and not isinstance(value, (str, LongText)):
+        return row_of_json(spec, text_of_json(value))
     if isinstance(value, LongText) and spec.datatype is DataType.BYTES:
         is_text = spec.content is not Content.BINARY
         parts = await (

@@ -252,7 +252,9 @@ def check_input_type(
     if application.input_type not in (InputType.TENSORS, input_type):
         raise InputTypeMismatch(
             f"application {application.name!r} takes {application.input_type.name.lower()}, but "
-            f"model {str(version)!r} takes {input_type.name.lower()}"
+            f"model {str(version)!r} takes {input_type.name.lower()}; deploy the model with "
+            f"input_type={application.input_type.name.lower()!r}, or put it behind another "
+            "application"
         )
 
 

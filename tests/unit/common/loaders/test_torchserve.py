@@ -20,14 +20,19 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     """Return a loader of an archive with this code as its handler."""
     modules, path = set(sys.modules), list(sys.path)
 
-    def load(code: str, handler: str = "some_handler.py", **model: Any) -> Any:
+    def load(
+        code: str, handler: str = "some_handler.py", owns_process: bool = False, **model: Any
+    ) -> Any:
         folder = tmp_path / "model"
         (folder / "MAR-INF").mkdir(parents=True)
         described = {"model": {"modelName": "m", "handler": handler, **model}}
         (folder / "MAR-INF/MANIFEST.json").write_text(json.dumps(described))
         (folder / "some_handler.py").write_text(code)
         (folder / "settings.yaml").write_text("threshold: 3\n")
-        return TorchServeLoader({}).load(ModelContext(data_directory=tmp_path, name="m"))
+        context = ModelContext(
+            data_directory=tmp_path, directory=tmp_path, name="m", owns_process=owns_process
+        )
+        return TorchServeLoader({}).load(context)
 
     yield load
     sys.path[:] = path
@@ -92,6 +97,55 @@ def handle(data, context):
 """
     with pytest.raises(ModelFailed, match="status 422: too long"):
         serve(code)([b"", b""])
+
+
+def test_metrics_are_dropped(serve: Serve):
+    code = """
+def handle(data, context):
+    metric = context.metrics.add_metric_to_cache("seen", "count")
+    metric.add_or_update(1)
+    context.metrics.add_time("took", 3, None, "ms")
+    return data and ["x"] * len(data)
+"""
+    assert serve(code)([b""]) == ["x"]
+
+
+def test_a_handler_runs_in_its_own_copy_of_the_archive(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    code = """
+import os
+import pathlib
+
+
+class Handler:
+    def initialize(self, context):
+        assert os.getcwd() == context.system_properties["model_dir"]
+        with open("settings.yaml", "a") as file:
+            file.write("more: 1\\n")
+
+    def handle(self, data, context):
+        return [os.path.getsize("weights.bin"), pathlib.Path("settings.yaml").read_text()]
+"""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/weights.bin").write_bytes(bytes(2 << 20))
+    predict = serve(code, owns_process=True)
+    assert predict([b""]) == [2 << 20, "threshold: 3\nmore: 1\n"]
+    assert (tmp_path / "model/settings.yaml").read_text() == "threshold: 3\n"
+
+
+def test_a_file_that_the_archive_lacks_is_named(serve: Serve):
+    with pytest.raises(
+        InvalidInput, match=r"'labels.json', which is not in the archive; add .*--extra"
+    ):
+        serve("open('labels.json')\n")
+
+
+def test_a_module_that_skysail_lacks_is_named(serve: Serve):
+    code = "from ts.torch_handler.text_classifier import TextClassifier\n"
+    with pytest.raises(ImportError, match=r"offers ts.context, .*\['torchserve', 'captum'\]"):
+        serve(code)
 
 
 def test_a_member_that_skysail_lacks_is_named(serve: Serve):

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from skysail.artifact.build import build_artifact
 from skysail.packaging.base import PackagingOptions
 from skysail.packaging.torchserve import package
 from skysail_common.errors import InvalidInput
+from skysail_common.tensors import Content, InputType
 
 Package = Callable[[Any], Any]
 
@@ -47,6 +49,15 @@ def test_an_archive_travels_unpacked(packaged: Package, tmp_path: Path):
     files = {each.relative_to(folder).as_posix() for each in folder.rglob("*") if each.is_file()}
     assert files == {"MAR-INF/MANIFEST.json", "extra/labels.json", "handler.py"}
     assert (found.loader, found.calling, found.open) == ("torchserve", "list", None)
+
+
+@pytest.mark.parametrize("input_type", [None, "strings"])
+def test_an_archive_takes_texts_and_json(tmp_path: Path, input_type: str | None):
+    artifact = build_artifact(archive(tmp_path / "m.mar"), input_type=input_type)
+    signature = artifact.manifest.signature.signature()
+    artifact.close()
+    assert signature.input_type is InputType.STRINGS
+    assert [each.content for each in signature.inputs] == [Content.JSON_OR_TEXT]
 
 
 def test_an_unpacked_archive_travels_too(packaged: Package, tmp_path: Path):

@@ -40,6 +40,20 @@ class RequestProcessor:
         return self.headers
 
 
+class DroppedMetrics:
+    """Metrics that a handler may add to, and that nobody reads."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a method of any documented name, such as `add_counter`.
+
+        Raises:
+            AttributeError: the name is private.
+        """
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return lambda *_args, **_options: self
+
+
 class Context:
     """The surroundings of a handler, and the requests of its current batch."""
 
@@ -57,7 +71,7 @@ class Context:
         self.manifest = dict(manifest)
         self.system_properties = dict(properties)
         self.model_yaml_config: dict[str, Any] = {}
-        self.metrics: Any = None
+        self.metrics = DroppedMetrics()
         self.request_ids: dict[int, str] = {}
         self.request_processor: list[RequestProcessor] = []
 

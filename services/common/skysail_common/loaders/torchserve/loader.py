@@ -3,10 +3,12 @@
 import base64
 import importlib
 import json
+import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from typing_extensions import override
 
@@ -18,15 +20,21 @@ from skysail_common.loaders.torchserve.context import SERVER, Context
 from skysail_common.loaders.torchserve.ts_modules import (
     built_in_handler,
     check_built_in,
+    missing_member,
     provide_ts,
 )
 from skysail_common.model_functions import Function
 
 FOLDER = "model"
+_WORKING_FOLDER = "working"
 MANIFEST_FILE = "MAR-INF/MANIFEST.json"
 
 _FIRST_ERROR = 400
 
+_COPIED_BYTES = 1 << 20
+"""Size up to which a file is copied for the handler; a larger one holds weights and is linked."""
+
+_Error = TypeVar("_Error", bound=Exception)
 Entry = Callable[[Any, Context], Any]
 
 
@@ -36,6 +44,9 @@ class TorchServeLoader(Loader):
     @override
     def load(self, context: ModelContext) -> Function:
         folder = context.data(FOLDER).absolute()
+        if context.owns_process:
+            folder = _working_directory(folder, context.directory / _WORKING_FOLDER)
+            os.chdir(folder)
         manifest = read_manifest(folder)
         # An archive may do without torch.
         if context.device != "cpu":
@@ -45,8 +56,18 @@ class TorchServeLoader(Loader):
         surroundings = Context(context.name, manifest, _properties(context, folder))
         surroundings.model_yaml_config = _model_config(folder, manifest)
         surroundings.begin(1)
-        entry, initialize = _entry_point(folder, str(manifest["model"]["handler"]))
-        initialize(surroundings)
+        try:
+            entry, initialize = _entry_point(folder, str(manifest["model"]["handler"]))
+            initialize(surroundings)
+        except ImportError as error:
+            if (error.name or "").partition(".")[0] == "ts":
+                raise _same_place(ImportError(missing_member(error)), error) from error
+            raise
+        except FileNotFoundError as error:
+            if isinstance(error.filename, str):
+                found = InvalidInput(_missing_file(error.filename, folder))
+                raise _same_place(found, error) from error
+            raise
 
         def predict(inputs: Sequence[Any]) -> list[Any]:
             surroundings.begin(len(inputs))
@@ -59,6 +80,35 @@ class TorchServeLoader(Loader):
             return [_answer(each) for each in answers]
 
         return predict
+
+
+def _working_directory(folder: Path, target: Path) -> Path:
+    """Lay out an archive for its handler, which runs there and may write, and return the directory."""
+    # A process that ran here before may have left its own.
+    shutil.rmtree(target, ignore_errors=True)
+    for file in folder.rglob("*"):
+        if not file.is_file():
+            continue
+        own = target / file.relative_to(folder)
+        own.parent.mkdir(parents=True, exist_ok=True)
+        if file.stat().st_size > _COPIED_BYTES:
+            own.symlink_to(file)
+        else:
+            shutil.copyfile(file, own)
+    return target
+
+
+def _same_place(error: _Error, cause: Exception) -> _Error:
+    """Return an error with the traceback of its cause, which ends in the handler."""
+    return error.with_traceback(cause.__traceback__)
+
+
+def _missing_file(name: str, folder: Path) -> str:
+    return (
+        f"cannot load the model archive: the handler opens {name!r}, which is not in the archive; add "
+        f"the file by torch-model-archiver --extra-files. Its directory is {folder}, which is also "
+        "context.system_properties['model_dir']"
+    )
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -62,6 +62,15 @@ def _reader(module: str, home: str, members: tuple[str, ...]) -> Callable[[str],
     return read
 
 
+def missing_member(error: ImportError) -> str:
+    """Return the message for an import from `ts` that failed."""
+    return (
+        f"cannot load the model archive: its handler imports what Skysail does not offer of "
+        f"TorchServe: {error}; Skysail offers {', '.join(_MEMBERS)}. For the others, deploy with "
+        "pkgs_to_install=['torchserve', 'captum']"
+    )
+
+
 def check_built_in(name: str) -> None:
     """Check that a handler exists which an archive names.
 
