@@ -143,9 +143,7 @@ def build_artifact(
             example, num_given = packaged.example, 1
         states_signature = packaged.signature is not None or packaged.open is None
         if num_given > 1 or (num_given == 0 and not states_signature):
-            raise InvalidInput(
-                "cannot deploy the function: give exactly one of example, examples and input_type"
-            )
+            raise _wrong_examples(source, packaged, num_given)
         travelling = user_files(files or {})
         own_code = user_code(code)
         sent_requirements, wheels = send_wheels(requirements)
@@ -206,6 +204,21 @@ def build_artifact(
             ),
         )
         return Artifact(manifest, contents, packaged.temporary)
+
+
+def _wrong_examples(source: Any, packaged: Packaged, num_given: int) -> InvalidInput:
+    """Return the error for a model with no example, or with more than one statement of its inputs."""
+    if isinstance(source, (str, PathLike)):
+        # The name of a file is enough, and a URI has no other name.
+        what = str(source) if ":/" in str(source) else Path(source).name
+    else:
+        is_function = packaged.loader == PYTHON_LOADER and packaged.pickled is source
+        what = "the function" if is_function else f"the {type(source).__name__}"
+    if num_given > 1 or what == "the function":
+        return InvalidInput(
+            f"cannot deploy {what}: give exactly one of example, examples and input_type"
+        )
+    return InvalidInput(f"cannot deploy {what}: {packaged.no_example}")
 
 
 def _context(

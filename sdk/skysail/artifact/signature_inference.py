@@ -147,6 +147,10 @@ def _advice(function: LocalFunction, example: Example, error: Exception) -> str:
         )
     if not function.style.batch:
         return _SINGLE_ADVICE if _answers(function, example.copied()) else ""
+    if example.frame is None and all(each.ndim == 1 for each in example.arrays.values()):
+        as_batch = {name: each[np.newaxis] for name, each in example.copied().items()}
+        if _answers(function, as_batch):
+            return "; the example needs a batch axis: give X[:1] in place of X[0]"
     return BATCH_ADVICE if _answers(function, example.first_row()) else ""
 
 

@@ -1,14 +1,13 @@
 """The command check."""
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
 
 from skysail.checks.check import DEFAULT_TIMEOUT_S, check
 from skysail.cli.deployments import deploy, parse_files
-from skysail.cli.object_references import load_object
+from skysail.cli.object_references import load_object, load_source
 from skysail.cli.output import print_json
 
 _ONLY_DEPLOYED = frozenset({
@@ -49,7 +48,7 @@ def check_command(
       skysail check model.joblib --example mymodel:example --pkg scikit-learn==1.5.2
     """
     report = check(
-        Path(source) if Path(source).exists() else load_object(source, "model"),
+        load_source(source),
         example=None if example is None else load_object(example, "example"),
         examples=None if examples is None else load_object(examples, "examples"),
         files=parse_files(files),

@@ -4,14 +4,13 @@ import re
 import sys
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from skysail.calls.promotion_warning import SkysailWarning
 from skysail.cli.confirmation import confirm
-from skysail.cli.object_references import load_object
+from skysail.cli.object_references import load_object, load_source
 from skysail.cli.options import endpoint_option, open_client, parse_default_output
 from skysail.cli.output import output_option, plain, print_json
 from skysail.cli.version_targets import Target, target_argument
@@ -168,15 +167,16 @@ def deploy(
 ) -> None:
     """Deploy a version of a model.
 
-    SOURCE is the MODULE:NAME of a function, an object or a class, or the path of a model. A repeated command changes nothing. Options that are not given keep their deployed values.
+    SOURCE is the MODULE:NAME of a function, an object or a class, the path of a model, or a URI of MLflow. A repeated command changes nothing. Options that are not given keep their deployed values.
 
     \b
     Example:
       skysail deploy mymodel:predict --name digits --example mymodel:example
       skysail deploy mymodel:total --name sum --version 1.0 --input-type doubles --num-replicas 2
       skysail deploy mymodel:total --name sum --input-type doubles --app sums --slo-ms 20
+      skysail deploy models:/fraud@champion --name fraud
     """
-    loaded = Path(source) if Path(source).exists() else load_object(source, "model")
+    loaded = load_source(source)
     if sum(given is not None for given in (example, examples, input_type)) > 1:
         raise click.UsageError("give one of --example, --examples and --input-type")
     with open_client(endpoint) as client, warnings.catch_warnings():

@@ -1,6 +1,7 @@
 """Commands about models: promote, rollback, logs, models, delete."""
 
 import sys
+from collections.abc import Sequence
 
 import click
 from rich.markup import escape
@@ -11,6 +12,10 @@ from skysail.cli.output import output_option, print_json, print_table
 from skysail.cli.version_targets import Target, target_argument
 from skysail.descriptions import Version, inputs_in_words, outputs_in_words
 from skysail_common.replica_description import describe_differences
+from skysail_common.tensors import Content, Signature, TensorSpec
+
+_LONG = 70
+"""Characters of a signature, above which a list of models has the number of its parts."""
 
 
 @click.command()
@@ -88,6 +93,9 @@ def logs(
 def models(name: str | None, endpoint: str | None, output: str) -> None:
     """List models and their versions, or only those of one model.
 
+    The list counts the inputs and outputs of a version that has many; the command for one model names
+    them all.
+
     \b
     Example:
       skysail models
@@ -104,8 +112,8 @@ def models(name: str | None, endpoint: str | None, output: str) -> None:
             escape(version.version),
             "[green]current[/]" if version.version == model.current_version else "",
             _ready(version),
-            escape(inputs_in_words(version.signature)),
-            escape(outputs_in_words(version.signature)),
+            escape(_inputs(version.signature, is_whole=name is not None)),
+            escape(_outputs(version.signature, is_whole=name is not None)),
         ]
         for model in found
         for version in model.versions
@@ -139,6 +147,27 @@ def delete(target: Target, is_confirmed: bool, endpoint: str | None) -> None:
     with open_client(endpoint) as client:
         client.unregister_model(*target)
     click.echo(f"{target} is removed")
+
+
+def _inputs(signature: Signature, *, is_whole: bool) -> str:
+    words = inputs_in_words(signature)
+    if is_whole or len(words) <= _LONG:
+        return words
+    number = _number(signature.inputs)
+    return (
+        f"a data frame of {signature.frame} with {number} columns"
+        if signature.frame
+        else f"{number} inputs"
+    )
+
+
+def _outputs(signature: Signature, *, is_whole: bool) -> str:
+    words = outputs_in_words(signature)
+    return words if is_whole or len(words) <= _LONG else f"{_number(signature.outputs)} outputs"
+
+
+def _number(specs: Sequence[TensorSpec]) -> int:
+    return sum(spec.content is not Content.NULL_MASK for spec in specs)
 
 
 def _ready(version: Version) -> str:

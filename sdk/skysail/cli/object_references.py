@@ -3,9 +3,22 @@
 import importlib
 import operator
 import sys
+from pathlib import Path
 from typing import Any
 
 from skysail_common.errors import InvalidInput
+
+
+def load_source(text: str) -> Any:
+    """Return the model that a text names: an object, a path, or a URI such as `models:/name@alias`.
+
+    Raises:
+        InvalidInput: the object does not exist, or its module fails to import.
+    """
+    if Path(text).exists():
+        return Path(text)
+    # No object has a slash after the colon. Packagers know the schemes.
+    return text if ":/" in text else load_object(text, "model")
 
 
 def load_object(text: str, what: str) -> Any:

@@ -67,6 +67,10 @@ class Packaged:
     """True if the model gets the parameters of queries, if the format states the signature."""
     example: Any = None
     """Example that came with the model."""
+    no_example: str = (
+        "its signature is not known; give example=X[:2], a batch of inputs that it can answer"
+    )
+    """Cause and fix of a model without an example, for the error of a format that needs one."""
     temporary: tuple[TemporaryDirectory[str], ...] = ()
     """Directories that are removed after the upload."""
 

@@ -12,6 +12,7 @@ from skysail_common.errors import InvalidInput
 from skysail_common.loaders.mlflow import MODEL_DATA, function_of_folder
 
 _SCHEMES = ("models:/", "runs:/", "mlflow-artifacts:/")
+_NAMED_AS = "registered_model_meta"
 
 
 def package(source: Any, options: PackagingOptions) -> Packaged | None:
@@ -58,6 +59,10 @@ def _packaged(folder: Path, options: PackagingOptions) -> Packaged:
         requirements=described.requirements,
         python_version=described.python_version,
         example=described.example(),
+        no_example=(
+            "the model was logged without an input example that Skysail can read; give "
+            "example=frame[:2], a batch that it can answer"
+        ),
     )
 
 
@@ -76,10 +81,13 @@ def _fetched(uri: str, directory: str) -> Path:
             "path of a folder"
         ) from error
     try:
-        return Path(download_artifacts(artifact_uri=uri, dst_path=directory))
+        folder = Path(download_artifacts(artifact_uri=uri, dst_path=directory))
     # The classes of these errors are of MLflow and its stores.
     except Exception as error:
         raise InvalidInput(
             f"cannot fetch {uri}: {error}; check the URI, and the tracking store by "
             "mlflow.set_tracking_uri or MLFLOW_TRACKING_URI"
         ) from error
+    # The file says how the version was named, by an alias or a number, which is no part of the model.
+    (folder / _NAMED_AS).unlink(missing_ok=True)
+    return folder

@@ -84,6 +84,9 @@ class MlflowFolder:
         except ValueError:
             return None
         kind = info.get("type")
+        if kind == "dataframe" and "inputs" in content:
+            # The example has parameters beside its inputs.
+            content = content["inputs"]
         if kind == "dataframe" and "columns" in content and is_installed("pandas"):
             return self._data_frame(content)
         if kind == "ndarray" and "inputs" in content:

@@ -43,6 +43,12 @@ def nanoseconds_of_text(name: str, text: str) -> int:
     )
 
 
+def nanoseconds_of_texts(name: str, texts: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Return the times of texts, as `nanoseconds_of_text` does for one, in the shape of the texts."""
+    times = [nanoseconds_of_text(name, text) for text in texts.flat]
+    return np.array(times, np.int64).reshape(texts.shape)
+
+
 def text_of_time(value: Any) -> str | int | None:
     """Return a point in time in ISO 8601, a duration in nanoseconds, and a missing time as None."""
     if np.isnat(value):

@@ -61,7 +61,7 @@ def with_parameters(number: int, directory: Path) -> Path:
         directory / "saved",
         python_model=Scaled(),
         signature=infer_signature(frame, params={"factor": 2.0}),
-        input_example=frame,
+        input_example=(frame, {"factor": 2.0}),
         pip_requirements=_requirements(),
     )
     return directory / "saved"

@@ -316,12 +316,49 @@ def test_lossy_conversions_are_refused(source, target, words):
             validate_inputs(version, [from_numpy(name, source)], 8, widens=True)
 
 
-@pytest.mark.parametrize("content", [Content.DATETIME, Content.DURATION])
-def test_texts_are_no_times(content):
-    spec = TensorSpec("when", DataType.INT64, (-1,), content)
+WHEN = TensorSpec("when", DataType.INT64, (-1,), Content.DATETIME)
+
+
+def test_texts_are_no_durations():
+    spec = TensorSpec("when", DataType.INT64, (-1,), Content.DURATION)
     version = served(signature=signature_of(spec))
-    with pytest.raises(InvalidInput, match="input 'when' takes times, got texts; give "):
+    with pytest.raises(InvalidInput, match="input 'when' takes durations, got texts; give "):
         validate_inputs(version, [from_numpy("when", np.array(["now"]))], 8, widens=True)
+
+
+@pytest.mark.parametrize("name", ["when", ""])
+def test_texts_in_iso_8601_become_times(name):
+    version = served(signature=signature_of(WHEN))
+    given = from_numpy(name, np.array(["1970-01-02", "1970-01-01T01:00:00+01:00"]))
+    found = validate_inputs(version, [given], 8, widens=True)
+    assert np.frombuffer(found.data[0], "<i8").tolist() == [86_400 * 10**9, 0]
+    with pytest.raises(InvalidInput, match="data-type is 'BYTES'"):
+        validate_inputs(version, [given], 8)
+
+
+def test_masked_texts_are_missing_times():
+    version = served(signature=signature_of(WHEN))
+    mask = from_numpy("when.is_null", np.array([True, False]))
+    texts_of_times = from_numpy("when", np.array(["", "1970-01-02"]))
+    found = validate_inputs(version, [texts_of_times, mask], 8, widens=True)
+    assert np.frombuffer(found.data[0], "<M8[ns]").astype(str).tolist() == [
+        "NaT",
+        "1970-01-02T00:00:00.000000000",
+    ]
+
+
+@pytest.mark.parametrize("with_mask", [False, True])
+def test_other_texts_and_too_many_times_are_refused(with_mask):
+    version = served(signature=signature_of(WHEN))
+
+    def tensors(*values: str) -> list[Tensor]:
+        mask = from_numpy("when.is_null", np.zeros(len(values), bool))
+        return [from_numpy("when", np.array(values)), *([mask] if with_mask else [])]
+
+    with pytest.raises(InvalidInput, match=r"'when' takes a time in ISO 8601, .* got 'now'"):
+        validate_inputs(version, tensors("now"), 8, widens=True)
+    with pytest.raises(InvalidInput, match="more than 1024 times as texts; give times of Python"):
+        validate_inputs(version, tensors(*["1970-01-02"] * 1025), 2000, widens=True)
 
 
 def test_errors_are_the_same_with_and_without_conversion():

@@ -13,10 +13,10 @@ from math import prod
 
 from skysail_common.errors import InvalidInput, shown
 from skysail_common.frames.packing import packed_data
-from skysail_common.tensor_conversions import cannot_become, cast
+from skysail_common.tensor_conversions import cannot_become
 from skysail_common.tensors import Content, Data, DataType, Signature, Tensor, TensorSpec
 from skysail_frontend.core.lazy_tensors import LazyTensor, PartTensor
-from skysail_frontend.core.nulls import with_all_inputs
+from skysail_frontend.core.nulls import check_num_times, converted, num_time_texts, with_all_inputs
 from skysail_frontend.core.routes import ServedVersion
 
 MAX_TEXTS = 65_536
@@ -55,7 +55,7 @@ def validate_inputs(
         tensors: The inputs in any order; a single one may have no name.
         max_rows: Largest number of rows of a query.
         label: Prefix of error messages, such as `[request id: 7] ` in Triton.
-        widens: True to convert numbers to the types of the signature.
+        widens: True to convert numbers to the types of the signature, and texts to times.
 
     Raises:
         InvalidInput: an input does not fit; the message names the input.
@@ -72,10 +72,11 @@ def validate_inputs(
         ordered = _order_inputs(model, specs, tensors, label, widens=widens)
     rows = ordered[0].shape[0] if ordered[0].shape else 0
     dims: list[int] = []
-    num_texts = 0
+    num_texts = num_times = 0
     for spec, tensor in zip(specs, ordered, strict=True):
         if tensor.datatype is not spec.datatype:
             _check_type(model, spec, tensor.datatype, label, widens=widens)
+            num_times += num_time_texts(spec, tensor)
         _check_shape(model, spec, tensor.shape, label)
         if tensor.shape[0] != rows:
             raise InvalidInput(
@@ -94,6 +95,7 @@ def validate_inputs(
             f"{label}expected at most {MAX_TEXTS} string elements for model '{model}', got "
             f"{num_texts}; send them in several requests"
         )
+    check_num_times(num_times)
     data = tuple(
         _validate_data(model, spec, tensor, label)
         for spec, tensor in zip(specs, ordered, strict=True)
@@ -163,10 +165,12 @@ def _check_type(
             f"{label}inference input '{spec.name}' data-type is '{datatype.name}', but model "
             f"'{model}' expects '{spec.datatype.name}'"
         )
-    if spec.content.dtype and datatype is DataType.BYTES:
+    if spec.content is Content.DATETIME and datatype is DataType.BYTES:
+        return
+    if spec.content is Content.DURATION and datatype is DataType.BYTES:
         raise InvalidInput(
-            f"input '{spec.name}' takes times, got texts; give times of Python, numpy or pandas, or "
-            "integers in nanoseconds"
+            f"input '{spec.name}' takes durations, got texts; give durations of Python, numpy or "
+            "pandas, or integers in nanoseconds"
         )
     # The conversion of numbers finds out whether they fit; texts can never be converted.
     if DataType.BYTES in (datatype, spec.datatype):
@@ -215,6 +219,9 @@ def _validate_data(
     data = tensor.data
     if is_texts:
         _check_texts(model, spec, data, count, label)
+    elif tensor.datatype is DataType.BYTES:
+        _check_texts(model, spec, data, count, label)
+        return converted(spec, tensor).data
     else:
         expected = count * tensor.datatype.element_bytes
         if len(data) != expected:
@@ -276,6 +283,4 @@ def _widen(spec: TensorSpec, tensor: Tensor | PartTensor, count: int) -> bytes:
             f"{tensor.datatype.name}, at most {_MAX_WIDENED} are converted; send "
             f"{spec.datatype.name}"
         )
-    # Error messages need the name, which the caller may omit.
-    named = Tensor(spec.name, tensor.datatype, tensor.shape, bytes(tensor.data))
-    return cast(named, spec.datatype).data
+    return converted(spec, tensor).data

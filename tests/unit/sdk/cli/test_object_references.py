@@ -2,7 +2,7 @@ import sys
 
 import pytest
 
-from skysail.cli.object_references import load_object
+from skysail.cli.object_references import load_object, load_source
 from skysail_common.errors import InvalidInput
 
 
@@ -16,6 +16,17 @@ def test_a_name_in_a_module_is_loaded(write):
     write("loaded_a.py", "def predict(x): return x\nclass Model:\n    weights = [1]")
     assert load_object("loaded_a:predict", "function")(3) == 3
     assert load_object("loaded_a:Model.weights", "example") == [1]
+
+
+@pytest.mark.parametrize("text", ["models:/fraud@champion", "models:/fraud/2", "runs:/12ab/model"])
+def test_a_uri_is_a_source(text):
+    assert load_source(text) == text
+
+
+def test_a_path_or_an_object_is_a_source(write, tmp_path):
+    write("loaded_s.py", "VALUE = 1")
+    assert load_source("loaded_s:VALUE") == 1
+    assert load_source(str(tmp_path)) == tmp_path
 
 
 def test_a_name_in_a_module_of_a_package_is_loaded(write):

@@ -1,12 +1,14 @@
 import json
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import yaml
 
 import skysail
+from skysail.artifact.build import build_artifact
 from skysail.packaging import mlflow
 from skysail.packaging.base import PackagingOptions
 from skysail.packaging.mlflow import package
@@ -88,6 +90,57 @@ def test_a_uri_needs_mlflow(tmp_path: Path, monkeypatch):
     monkeypatch.setitem(sys.modules, "mlflow", None)
     with pytest.raises(skysail.errors.InvalidInput, match="MLflow is not installed here"):
         package("models:/fraud@best", PackagingOptions())
+
+
+def test_an_alias_and_a_number_of_one_version_are_the_same_content(tmp_path: Path, monkeypatch):
+    def download_artifacts(artifact_uri: str, dst_path: str) -> str:
+        folder = save(Path(dst_path) / "m")
+        name = artifact_uri.removeprefix("models:/")
+        (folder / "registered_model_meta").write_text(f"model_name: fraud\nmodel_version: {name}\n")
+        return str(folder)
+
+    artifacts = ModuleType("mlflow.artifacts")
+    artifacts.download_artifacts = download_artifacts  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "mlflow", ModuleType("mlflow"))
+    monkeypatch.setitem(sys.modules, "mlflow.artifacts", artifacts)
+
+    def content(uri: str) -> dict[str, bytes]:
+        packaged = package(uri, PackagingOptions())
+        assert packaged is not None
+        folder = packaged.data["model"]
+        assert isinstance(folder, Path)
+        files = {each.name: each.read_bytes() for each in folder.iterdir()}
+        packaged.temporary[0].cleanup()
+        return files
+
+    assert content("models:/fraud/2") == content("models:/fraud@champion")
+
+
+@pytest.mark.parametrize("params", [{}, {"params": {"scale": 1.0}}])
+def test_an_example_of_a_data_frame_may_have_params(tmp_path: Path, params):
+    pytest.importorskip("pandas")
+    inputs = [{"name": "a", "type": "long"}, {"name": "b", "type": "double"}]
+    folder = save(
+        tmp_path / "m",
+        signature={"inputs": json.dumps(inputs)},
+        saved_input_example_info={"artifact_path": "example.json", "type": "dataframe"},
+    )
+    frame = {"columns": ["a", "b"], "data": [[1, 2], [3, 4]]}
+    content = {"inputs": frame, **params} if params else frame
+    (folder / "example.json").write_text(json.dumps(content))
+    example = MlflowFolder(folder).example()
+    assert example.to_dict("list") == {"a": [1, 3], "b": [2.0, 4.0]}
+
+
+def test_a_model_without_an_example_says_so(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(mlflow, "is_installed", lambda name: True)
+    folder = save(tmp_path / "m", saved_input_example_info=None)
+    with pytest.raises(skysail.errors.InvalidInput) as caught:
+        build_artifact(folder)
+    assert caught.value.message == (
+        "cannot deploy m: the model was logged without an input example that Skysail can read; give "
+        "example=frame[:2], a batch that it can answer"
+    )
 
 
 def test_a_fetched_model_is_removed_if_it_cannot_be_deployed(tmp_path: Path, monkeypatch):

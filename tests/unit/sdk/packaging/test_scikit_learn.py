@@ -51,6 +51,20 @@ def test_an_estimator_that_is_not_fitted_is_named():
         build_artifact(LinearRegression(), example=ROWS)
 
 
+def test_an_example_without_a_batch_axis_is_told_so():
+    with pytest.raises(skysail.errors.ModelFailed, match=r"needs a batch axis: give X\[:1\]"):
+        build_artifact(LinearRegression().fit(ROWS, LABELS), example=ROWS[0])
+
+
+def test_an_estimator_without_an_example_is_told_what_is_missing():
+    with pytest.raises(skysail.errors.InvalidInput) as caught:
+        build_artifact(LinearRegression().fit(ROWS, LABELS))
+    assert caught.value.message == (
+        "cannot deploy the LinearRegression: its signature is not known; give example=X[:2], a batch "
+        "of inputs that it can answer"
+    )
+
+
 def test_an_estimator_in_a_closure_stays_a_function():
     model = LinearRegression().fit(ROWS, LABELS)
     artifact = build_artifact(lambda rows: model.predict(rows) > 0.5, example=ROWS[:3])
