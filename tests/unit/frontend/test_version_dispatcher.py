@@ -251,6 +251,18 @@ def test_an_overdue_batch_is_not_requeued_without_another_replica():
     assert frontend.replicas[0].sizes == [1]
 
 
+def test_an_overdue_batch_is_hedged_once_a_replica_becomes_free():
+    frontend = frontend_with(2)
+    early, late = frontend.replicas
+    send(frontend, within_s=1.0)
+    [query] = send(frontend, within_s=1.0)
+    assert late.sizes == [1]
+    frontend.loop.advance(0.050)
+    early.answer()
+    frontend.loop.turn()
+    assert early.sent[-1].queries == [query]
+
+
 def test_an_overdue_batch_is_hedged_once_a_replica_becomes_ready():
     frontend = frontend_with(2)
     late, other = frontend.replicas

@@ -314,7 +314,7 @@ class Dispatcher:
         now = self.clock()
         is_whole = QueryError not in map(type, answers)
         version.complete_batch(batch, compute_s, wait_s, is_whole=is_whole, now=now)
-        if len(version.queue):
+        if version.has_work:
             self.schedule_dispatch(version)
         settlement = self._settlement
         for query, answer in zip(batch.queries, answers, strict=True):

@@ -158,6 +158,11 @@ class VersionDispatcher:
         is_overdue = now > _overdue_at(answer_at, answer_at - leader.dispatched)
         return not is_overdue and answer_at <= query.deadline
 
+    @property
+    def has_work(self) -> bool:
+        """True if a free replica could take queries: those of the queue, or of overdue batches."""
+        return bool(self.queue) or bool(self._overdue)
+
     def dispatch(self, now: float) -> None:
         """Send batches until the queue is empty, the batcher waits or no replica is free."""
         wake_at = self._hedge_slow_batches(now)
