@@ -19,7 +19,8 @@ class PackageDifferences:
     """Packages that are missing in the replica or have another version."""
 
     missing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Modules by requirement, such as `httpx==0.28.1`, that cannot be imported in the replica."""
+    """Modules by requirement, such as `httpx==0.28.1`, that cannot be imported in the replica; none if
+    the modules of the package are not known."""
     versions: tuple[PackageDifference, ...] = ()
     import_reason: str = ""
 
@@ -43,8 +44,14 @@ class PackageDifferences:
         needed = [
             requirement
             for requirement, modules in self.missing.items()
-            if any(_is_within(name, each) or _is_within(each, name) for each in modules)
+            if any(
+                _is_within(name, each) or _is_within(each, name)
+                for each in (*modules, requirement.partition("==")[0].replace("-", "_"))
+            )
         ]
+        if not needed:
+            # Formats name packages without their modules, such as tensorflow-cpu.
+            needed = [requirement for requirement, modules in self.missing.items() if not modules]
         is_absent = isinstance(error, ModuleNotFoundError)
         if not needed and not is_absent:
             # An installed package refuses to be imported, often because it misses another one.
@@ -72,7 +79,7 @@ def compare_packages(manifest: Manifest) -> PackageDifferences:
         except importlib.metadata.PackageNotFoundError:
             own = [name for name, owners in manifest.modules.items() if package in owners]
             if not own or not all(map(_is_importable, own)):
-                missing[f"{package}=={wanted}"] = (*own, package.replace("-", "_"))
+                missing[f"{package}=={wanted}"] = tuple(own)
         else:
             if found != wanted:
                 differing.append(PackageDifference(package, wanted, found))

@@ -202,6 +202,14 @@ def test_missing_packages_that_the_function_does_not_need_are_ignored(
     load(tmp_path, packages=MISSING)
 
 
+def test_a_missing_package_of_another_name_than_its_module_is_named(tmp_path: Path, work_dir: Path):
+    with pytest.raises(LoadFailed) as caught:
+        load(tmp_path, imports_what_is_missing, packages={"fruit-not-there-cpu": "1.0"})
+    assert caught.value.cause.endswith(
+        "; not installed here: fruit-not-there-cpu==1.0; add it to pkgs_to_install (--pkg)"
+    )
+
+
 @pytest.mark.parametrize("function", [imports_what_is_missing, hides_a_failed_import])
 def test_missing_packages_are_named_if_an_import_fails(tmp_path: Path, work_dir: Path, function):
     with pytest.raises(LoadFailed) as caught:
