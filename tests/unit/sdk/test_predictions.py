@@ -118,7 +118,9 @@ def test_a_missing_number_is_nan(value):
 
 
 @pytest.mark.parametrize(
-    "value", [None, np.nan, NAType(), np.datetime64("NaT")], ids=lambda each: type(each).__name__
+    "value",
+    [None, np.nan, NAType(), np.datetime64("NaT", "ns")],
+    ids=lambda each: type(each).__name__,
 )
 def test_a_missing_feature_is_only_its_mask(value):
     (message,) = read_inputs({"income": value}).tensors

@@ -20,6 +20,7 @@ from skysail_testing.frames import (
     polars_series,
 )
 
+IS_PANDAS_3 = int(pd.__version__.partition(".")[0]) >= 3
 OBJECTS = {
     "truth values": [True, None],
     "integers": [1, None],
@@ -44,6 +45,8 @@ def same(frame: pd.DataFrame, other: pd.DataFrame) -> None:
 @settings(max_examples=examples(15))
 @given(st.data())
 def test_pandas(dtype, data):
+    if dtype == "str" and not IS_PANDAS_3:
+        pytest.skip("texts have a type of their own since pandas 3")
     elements = data.draw(st.lists(PANDAS[dtype], min_size=1, max_size=5))
     series = pandas_series(dtype, elements)
     assume(dtype not in ("object", "category") or series.notna().any())
@@ -142,7 +145,9 @@ TIME = datetime.time(12)
         (pd.DataFrame({"a": [None]}), "column 'a' of the example has only missing values"),
         (
             pd.DataFrame({"a": [pd.Timestamp("9999-01-01")]}),
-            "tensor 'a' has a time that nanoseconds of 64 bits cannot express; the years 1678",
+            "tensor 'a' has a time that nanoseconds of 64 bits cannot express; the years 1678"
+            if IS_PANDAS_3
+            else "column 'a' has objects of type Timestamp",
         ),
         (
             pd.DataFrame({"a": pd.Categorical.from_codes([0], range(10_001))}),
