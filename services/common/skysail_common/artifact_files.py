@@ -120,7 +120,8 @@ def unpack_archive(archive: Path, directory: Path) -> UnpackedArtifact:
         # The disk is full, or a path is also a folder.
         raise InvalidInput(f"cannot unpack the artifact: {reason_of(error)}") from error
     # zipfile raises these errors for damaged content.
-    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError) as error:
+    # RuntimeError is that of encrypted entries, and of kinds that zipfile does not implement.
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, RuntimeError) as error:
         raise InvalidInput(
             f"cannot load the artifact: it is corrupt: {error}; deploy the version again"
         ) from error
