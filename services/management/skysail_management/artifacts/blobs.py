@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from skysail_common.artifacts import MAX_BLOBS, is_sha256
+from skysail_common.artifacts import MAX_BLOBS
 from skysail_common.blob_files import is_intact, seal
 from skysail_common.clock import Clock
 from skysail_common.errors import (
@@ -16,11 +16,15 @@ from skysail_common.errors import (
     Conflict,
     FailedPrecondition,
     InvalidInput,
-    SkysailError,
     Unavailable,
 )
 from skysail_common.process.threads import in_thread
-from skysail_management.artifacts.files import sync_directory, translated_errors
+from skysail_management.artifacts.files import (
+    open_intact,
+    path_in,
+    sync_directory,
+    translated_errors,
+)
 from skysail_management.artifacts.partial_uploads import BlobWriter, PartialUploads
 from skysail_management.artifacts.reservations import Reservations
 
@@ -69,10 +73,7 @@ class BlobStore:
         Raises:
             InvalidInput: the name is not a SHA-256.
         """
-        # The check rejects every path, so that no name leaves the directory.
-        if not is_sha256(sha256):
-            raise InvalidInput("sha256 must be 64 lower-case hexadecimal digits")
-        return self._directory / sha256
+        return path_in(self._directory, sha256)
 
     def reserve_unnamed(self, named: Collection[str]) -> None:
         """Reserve the blobs that no artifact names: a client may upload their artifact now."""
@@ -274,14 +275,7 @@ class BlobStore:
             ArtifactNotFound: the store does not have it.
             SkysailError: the content is corrupt.
         """
-        path = self.path(sha256)
-        with translated_errors("read", self._directory):
-            try:
-                if is_intact(path, sha256):
-                    return path.open("rb")
-            except FileNotFoundError:
-                raise ArtifactNotFound(f"blob {sha256} was not uploaded") from None
-        raise SkysailError(f"blob {sha256} is corrupt on disk; deploy the version again")
+        return open_intact(self.path(sha256), "blob")
 
     def sweep(self, named: Collection[str]) -> None:
         """Remove the blobs that no artifact names and no caller reserved, and old partial uploads."""
@@ -328,7 +322,7 @@ async def _all_but(num_pending: int, tasks: set[asyncio.Task[None]]) -> None:
     while len(tasks) > num_pending:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         tasks -= done
-        # All exceptions are retrieved, because asyncio would log the others.
+        # The list retrieves every exception, because asyncio logs those that nobody retrieves.
         for error in [each.exception() for each in done]:
             if error is not None:
                 raise error

@@ -1,12 +1,21 @@
-"""Files of the artifact store: translated errors and durable renames."""
+"""Files of the artifact store: opened intact, with translated errors and durable renames."""
 
 import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
-from skysail_common.errors import FailedPrecondition, Unavailable
+from skysail_common.artifacts import is_sha256
+from skysail_common.blob_files import is_intact
+from skysail_common.errors import (
+    ArtifactNotFound,
+    FailedPrecondition,
+    InvalidInput,
+    SkysailError,
+    Unavailable,
+)
 
 _LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 """Errors of a disk that persist until someone repairs it."""
@@ -37,6 +46,38 @@ def translated_errors(verb: str, directory: Path) -> Iterator[None]:
             f"cannot {verb} artifacts in {directory}: {error.strerror or error}; free space or "
             "descriptors on the machine of management, then try again"
         ) from error
+
+
+def path_in(directory: Path, sha256: str) -> Path:
+    """Return the path of the file that is named by a SHA-256; the file may be absent.
+
+    Raises:
+        InvalidInput: the name is not a SHA-256.
+    """
+    # The check rejects every path, so that no name leaves the directory.
+    if not is_sha256(sha256):
+        raise InvalidInput("sha256 must be 64 lower-case hexadecimal digits")
+    return directory / sha256
+
+
+def open_intact(path: Path, kind: str) -> IO[bytes]:
+    """Open a file that is named by its SHA-256, after a comparison of its content.
+
+    Args:
+        path: The file.
+        kind: Word for its content in errors: `blob` or `artifact`.
+
+    Raises:
+        ArtifactNotFound: the file does not exist.
+        SkysailError: the content is corrupt.
+    """
+    with translated_errors("read", path.parent):
+        try:
+            if is_intact(path, path.name):
+                return path.open("rb")
+        except FileNotFoundError:
+            raise ArtifactNotFound(f"{kind} {path.name} was not uploaded") from None
+    raise SkysailError(f"{kind} {path.name} is corrupt on disk; deploy the version again")
 
 
 def sync_directory(directory: Path) -> None:

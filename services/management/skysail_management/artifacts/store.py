@@ -35,7 +35,12 @@ from skysail_common.errors import (
 )
 from skysail_common.process.threads import in_thread
 from skysail_management.artifacts.blobs import BlobId, BlobStore
-from skysail_management.artifacts.files import sync_directory, translated_errors
+from skysail_management.artifacts.files import (
+    open_intact,
+    path_in,
+    sync_directory,
+    translated_errors,
+)
 from skysail_management.artifacts.reservations import Reservations
 
 log = logging.getLogger(__name__)
@@ -74,10 +79,7 @@ class ArtifactStore:
         self.blobs.reserve_unnamed(self._named_blobs())
 
     def _path(self, sha256: str) -> Path:
-        # The check rejects every path, so that no name leaves the directory.
-        if not is_sha256(sha256):
-            raise InvalidInput("sha256 must be 64 lower-case hexadecimal digits")
-        return self._directory / sha256
+        return path_in(self._directory, sha256)
 
     async def find(self, sha256: str) -> bool:
         """Return whether an artifact exists with all its blobs; if so, reserve it for ten minutes.
@@ -233,14 +235,7 @@ class ArtifactStore:
             ArtifactNotFound: the store does not have it.
             SkysailError: the content is corrupt.
         """
-        path = self._path(sha256)
-        with translated_errors("read", self._directory):
-            try:
-                if is_intact(path, sha256):
-                    return path.open("rb")
-            except FileNotFoundError:
-                raise ArtifactNotFound(f"artifact {sha256} was not uploaded") from None
-        raise SkysailError(f"artifact {sha256} is corrupt on disk; deploy the version again")
+        return open_intact(self._path(sha256), "artifact")
 
     def open_blob(self, sha256: str, blob: str) -> IO[bytes]:
         """Open a blob of an artifact for reading.
