@@ -1,7 +1,6 @@
 """The check of a model: its artifact is loaded as a replica would load it, in a clean environment."""
 
 import contextlib
-import importlib.util
 import inspect
 import json
 import os
@@ -18,6 +17,7 @@ from skysail.artifact.build import Artifact, build_artifact
 from skysail.artifact.requirements import read_requirements
 from skysail.checks.clean_environment import EnvironmentFailed, clean_environment
 from skysail.checks.report import CheckReport
+from skysail.packaging.pins import is_installed
 from skysail.settings import cache_directory, check_variables
 from skysail_common.artifacts import MANIFEST_FILE
 from skysail_common.errors import FailedPrecondition, InvalidInput
@@ -58,7 +58,7 @@ def check(
         ModelFailed: as for `deploy`.
         FailedPrecondition: the model server is not installed here.
     """
-    if importlib.util.find_spec(_MODULE) is None:
+    if not is_installed(_MODULE):
         raise FailedPrecondition(
             f"cannot check the model: the package {_MODULE} is not installed here; install the whole "
             "wheel of Skysail"
