@@ -41,7 +41,7 @@ class QueryInputs:
 
 
 def read_inputs(value: Any) -> QueryInputs:
-    """Return what a user gives for one query.
+    """Return the inputs of one query from the value that a user gives.
 
     Args:
         value: A number, text, bytes, time, list or array; a row, which is a dictionary by name or a

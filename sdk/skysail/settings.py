@@ -47,7 +47,7 @@ def cache_directory() -> Path:
 
 
 def check_variables(own: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of a checked model: what a replica inherits, and its own variables."""
+    """Return the environment of a checked model: inherited variables as in a replica, and its own."""
     return {**install_variables(os.environ), **own}
 
 

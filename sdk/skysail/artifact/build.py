@@ -243,7 +243,7 @@ class _PickledCode:
 
     @classmethod
     def of(cls, packaged: Packaged) -> "_PickledCode":
-        """Pickle a model that has no files of its own, and collect its local modules."""
+        """Return the local modules of a model, and its pickle unless the format has own files."""
         if packaged.loader != PYTHON_LOADER:
             modules = local_modules(packaged.imports)
             return cls(

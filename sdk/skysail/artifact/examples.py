@@ -120,7 +120,7 @@ def _read_frame(record: FrameRecord, frame: Any) -> Example:
 
 
 def read_example(function: Function | None, example: Any, *, batch: bool = True) -> Example:
-    """Return one example that is no data frame (see `read_examples`)."""
+    """Return an example of arrays; `read_examples` reads data frames too."""
     if isinstance(example, Mapping):
         arrays = {str(name): _array(str(name), value, batch) for name, value in example.items()}
         if not arrays:

@@ -26,7 +26,7 @@ from skysail_common.tensors import Signature, Tensor
 
 @dataclass(frozen=True)
 class Learned:
-    """What the answers to the examples show."""
+    """The signature and the form of calls, learned from the answers to the examples."""
 
     signature: Signature
     style: CallStyle
@@ -38,7 +38,7 @@ class Learned:
 
 @dataclass(frozen=True)
 class Calls:
-    """What the caller says about calls of the function."""
+    """The options of the caller for calls of the function."""
 
     batch: bool
     max_concurrency: int | None

@@ -90,7 +90,7 @@ class _Upload:
         await _stream(stub.UploadArtifact(timeout=_TIMEOUT_S), self._manifest_requests())
 
     def _note(self, missing: Iterable[pb.MissingBlob]) -> None:
-        """Note what is missing; an upload that progresses between breaks may break often."""
+        """Note the missing bytes, and renew the retries if fewer are missing than before."""
         num_bytes = sum(self._blobs[each.sha256].size_bytes - each.stored_bytes for each in missing)
         if self._missing_bytes is None or num_bytes < self._missing_bytes:
             self._retries.note_answer()

@@ -1,4 +1,4 @@
-"""What the folder of a model of MLflow says about the model."""
+"""A reader of the folder in which MLflow saved a model: signature, example and requirements."""
 
 import json
 from collections.abc import Mapping
@@ -74,7 +74,7 @@ class MlflowFolder:
         return tuple(str(line) for lines in by_pip for line in lines)
 
     def example(self) -> Any:
-        """Return the input example that was saved with the model; None if there is no usable one."""
+        """Return the input example of the model; None if it has none, or one of unknown form."""
         info = self._content.get("saved_input_example_info") or {}
         file = self.folder / str(info.get("artifact_path", ""))
         if not file.is_file():

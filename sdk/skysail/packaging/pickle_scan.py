@@ -1,4 +1,4 @@
-"""Reading of what a pickle refers to, without running any of it."""
+"""A scan of a pickle for the modules to which it refers; nothing of the pickle runs."""
 
 import bz2
 import contextlib
@@ -66,7 +66,7 @@ def _opened(path: Path, scan: PickleScan) -> Iterator[IO[bytes]]:
 
 
 class _ZlibReader(io.RawIOBase):
-    """A stream of what a zlib file holds."""
+    """A stream of the decompressed content of a zlib file."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file

@@ -85,6 +85,6 @@ def _seal_ns() -> int:
     try:
         boot_id = _BOOT_ID.read_text()
     except OSError:
-        # Another system has no id of its boot.
+        # Only Linux has an id of the boot.
         return 10**9
     return (int(boot_id[:6], 16) + 1) * 10**9

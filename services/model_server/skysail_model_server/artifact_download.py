@@ -171,7 +171,7 @@ class _Fetch:
 
     async def _fetch(self, blob: Blob, target: Path) -> None:
         for _ in range(2):
-            # Another replica may have completed it.
+            # Another replica may have completed the blob.
             while not await in_thread(self._cache.place, blob, target):
                 partial = await in_thread(self._cache.lock, blob)
                 if partial is not None:
@@ -228,7 +228,7 @@ def _prepare(directory: Path) -> Path:
 def _place_from(source: Path, blob: Blob, target: Path) -> bool:
     """Place a blob of a directory; return False if it is absent or damaged there."""
     # User code that runs as root may overwrite a file, which must not reach the store of management.
-    # Only weights are worth a link.
+    # Small files are copied, because only the size of weights justifies a link.
     put = copy if blob.size_bytes <= _COPIED_BYTES else place
     try:
         put(source / blob.sha256, target)

@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     except SkysailError as error:
         problem = error.message
     instants = [*steps.begun, MONOTONIC()]
-    # Without an example there is no second step.
+    # The second step, the call with the example, is absent without an example.
     seconds = [end - begin for begin, end in pairwise(instants)]
     load_s, answer_s = [*seconds, 0.0, 0.0][:2]
     found = {"problem": problem, "details": details, "load_s": load_s, "answer_s": answer_s}

@@ -125,7 +125,7 @@ class _Queries:
 
     def select_row(self, query: int, row: int) -> list[object]:
         """Return copies of the inputs of one row of a query, without the batch axis."""
-        # Only arrays have a copy method; the elements of texts cannot change.
+        # The slice is copied before the index, because an element of texts has no copy method.
         index = self._starts[query] + row
         return [array[index : index + 1].copy()[0] for array in self._arrays]
 

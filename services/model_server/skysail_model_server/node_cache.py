@@ -195,7 +195,7 @@ class NodeCache:
         for directory in (self._blobs, self._partial):
             is_partial = directory is self._partial
             for file in directory.iterdir():
-                # Another replica may have removed or completed it.
+                # Another replica may have removed or completed the file.
                 with contextlib.suppress(FileNotFoundError):
                     status = file.stat()
                     used_ns = status.st_mtime_ns if is_partial else status.st_atime_ns

@@ -61,7 +61,7 @@ def sweep(directory: Path, now_ns: Callable[[], int] = time.time_ns) -> None:
             if other != directory and other.is_dir():
                 _remove_if_idle(other, now_ns())
         except FileNotFoundError:
-            # Another pod sweeps too.
+            # The sweep of another pod may have removed the directory.
             pass
         except OSError as error:
             facts = {"directory": str(other), "error": reason_of(error)}

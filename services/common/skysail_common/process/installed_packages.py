@@ -31,7 +31,7 @@ def _is_installed(requirement: Requirement, seen: set[tuple[str, str]]) -> bool:
         return False
     if not requirement.specifier.contains(found.version, prereleases=True):
         return False
-    # What a package itself needs came with it, but the needs of an extra may be absent.
+    # pip installed the dependencies of a package with it, but not those of an extra.
     return all(
         _is_installed(each, seen)
         for extra in requirement.extras

@@ -57,7 +57,7 @@ def _install(python: Path, requirements: Path) -> int:
         for option in configuration.unknown:
             sys.stdout.write(f"WARNING: uv ignores the option {option} of pip\n")
         arguments = [*_UV, *configuration.arguments, "--python", str(python)]
-        # One hash makes all of them necessary, as for pip.
+        # pip requires a hash of every package as soon as one has a hash.
         arguments += ["--require-hashes"] if "--hash" in text else []
         with lent_metadata(python):
             return _run(

@@ -26,7 +26,7 @@ async def learn_signature(
     """
     record = records.versions.get(str(version))
     if learned is None and record is not None and record.to_signature().is_known:
-        # Nothing changes, so that a replica becomes ready without a wait for the lock.
+        # A known signature does not change, so that the replica becomes ready without a wait for the lock.
         return ""
     async with records.lock:
         record = records.versions.get(str(version))

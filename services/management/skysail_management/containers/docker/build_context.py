@@ -46,7 +46,7 @@ class BuildContext:
             for name, value in environment.items()
         }
         variables |= {"HOME": BUILD_DIRECTORY, "TMPDIR": f"{BUILD_DIRECTORY}/tmp"}
-        # Nobody writes bytecode into an image later.
+        # Replicas cannot write bytecode into their image later.
         variables |= {"PIP_NO_CACHE_DIR": "1", "UV_COMPILE_BYTECODE": "1"}
         command = ["python", "-m", INSTALLER, f"{BUILD_DIRECTORY}/requirements.txt"]
         script = "".join(
